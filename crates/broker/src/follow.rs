@@ -1,0 +1,354 @@
+//! Following the store: what other processes change there is read again here.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use wechat::AppId;
+
+use crate::{
+    AppEntry, Broker,
+    app::App,
+    audit::{Actor, AuditEntry},
+    credential::{CredentialId, CredentialKind},
+    key::ClientKey,
+    slot::{Held, Slot, Value},
+    store::{AppRow, Change, Changes, CredentialRow, KeyRow, Place, StoreError, StoreResult},
+};
+
+impl Broker {
+    /// Reads again whatever changes, for ever. A wake-up that got lost is made good by looking
+    /// from time to time.
+    pub(crate) async fn follow_forever(&self) {
+        /// How often to look without being woken.
+        const SLOW: Duration = Duration::from_secs(30);
+        /// How long to wait when the store does not answer.
+        const PAUSE: Duration = Duration::from_secs(1);
+        let mut cursor = 0;
+        let mut reachable = true;
+        loop {
+            // What changed while the store was out of reach may have woken nobody.
+            let patience = if reachable { SLOW } else { Duration::ZERO };
+            let woken = tokio::time::timeout(patience, self.0.shared.woken(cursor)).await;
+            let followed = async {
+                if let Ok(woken) = woken {
+                    cursor = woken?;
+                }
+                self.follow().await
+            };
+            match followed.await {
+                Ok(()) if !reachable => {
+                    reachable = true;
+                    tracing::info!("the store answers again");
+                }
+                Ok(()) => {}
+                Err(err) => {
+                    if reachable {
+                        tracing::error!(error = %err, "the store does not answer");
+                    }
+                    reachable = false;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Brings memory up to what the store holds now.
+    pub(crate) async fn follow(&self) -> StoreResult<()> {
+        let mut followed = self.0.followed.lock().await;
+        let Changes { latest, entries } = self.0.store.changes(*followed).await?;
+        match entries {
+            None => self.read_everything().await?,
+            Some(entries) => self.apply(entries).await?,
+        }
+        *followed = latest;
+        Ok(())
+    }
+
+    /// Reads everything, as at the start.
+    pub(crate) async fn reload_all(&self) -> StoreResult<()> {
+        let mut followed = self.0.followed.lock().await;
+        // The point first: what changes while we read is read again, and does no harm.
+        let latest = self.0.store.changes(u64::MAX).await?.latest;
+        self.read_everything().await?;
+        *followed = latest;
+        Ok(())
+    }
+
+    async fn read_everything(&self) -> StoreResult<()> {
+        self.reload_keys().await?;
+        let rows = self.0.store.list_apps().await?;
+        let apps: Vec<_> = rows.iter().filter_map(|row| self.readable(self.app_of(row))).collect();
+        let known = self.0.apps.all();
+        let gone: Vec<_> = known
+            .iter()
+            .map(|entry| entry.app().id.clone())
+            .filter(|id| rows.binary_search_by(|row| row.app.cmp(id)).is_err())
+            .collect();
+        let entries = self.put_apps(apps, &gone);
+        if known.is_empty() {
+            self.read_all_credentials().await?;
+        } else {
+            for row in self.0.store.list_credentials().await? {
+                if let Some(entry) = self.app(row.id.app.as_str()) {
+                    entry.slot(row.id.kind);
+                }
+            }
+            for entry in &entries {
+                self.reload_all_slots(entry).await?;
+            }
+        }
+        for entry in entries {
+            self.reschedule_all(&entry);
+        }
+        Ok(())
+    }
+
+    /// Fills the slots of a memory that has none yet, in two statements.
+    async fn read_all_credentials(&self) -> StoreResult<()> {
+        for row in self.0.store.list_credentials().await? {
+            let entry = self.app(row.id.app.as_str());
+            if let (Some(entry), Some(held)) = (entry, self.readable(self.held_of(&row))) {
+                let slot = entry.slot(row.id.kind);
+                slot.mark_used(row.used_at);
+                slot.set(Some(held));
+            }
+        }
+        for (id, trouble) in self.0.store.list_troubles().await? {
+            if let Some(entry) = self.app(id.app.as_str()) {
+                entry.slot(id.kind).state().trouble = Some(trouble);
+            }
+        }
+        Ok(())
+    }
+
+    /// What could be read of a row; one that cannot is left out, so that it stops nothing else.
+    fn readable<T>(&self, read: StoreResult<T>) -> Option<T> {
+        read.inspect_err(|err| {
+            self.0.counters.unreadable_rows.add();
+            tracing::error!(error = %err, "a row is left out");
+        })
+        .ok()
+    }
+
+    /// Reads again what has changed: apps first, all at once, since each change of their directory
+    /// copies it; then what belongs to them.
+    async fn apply(&self, changes: Vec<Change>) -> StoreResult<()> {
+        let (mut put, mut gone) = (Vec::new(), Vec::new());
+        for change in &changes {
+            if let Change::App(id) = change {
+                match self.0.store.find_app(id).await? {
+                    Some(row) => put.extend(self.readable(self.app_of(&row))),
+                    None => gone.push(id.clone()),
+                }
+            }
+        }
+        for entry in self.put_apps(put, &gone) {
+            self.reload_all_slots(&entry).await?;
+        }
+        for change in changes {
+            match change {
+                Change::App(_) => {}
+                Change::Keys => self.reload_keys().await?,
+                Change::Credential(id) => {
+                    if let Some(entry) = self.app(id.app.as_str()) {
+                        self.reload_slot(&entry, entry.slot(id.kind)).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts apps into the directory and takes others out, which are not refreshed any more.
+    fn put_apps(&self, put: Vec<App>, gone: &[AppId]) -> Vec<Arc<AppEntry>> {
+        let names: Vec<_> = gone.iter().map(AppId::as_str).collect();
+        let entries = self.0.apps.update(put, &names);
+        for app in gone {
+            for kind in CredentialKind::ALL {
+                self.0.schedule.set(&CredentialId { app: app.clone(), kind }, None);
+            }
+        }
+        entries
+    }
+
+    async fn reload_all_slots(&self, entry: &AppEntry) -> StoreResult<()> {
+        for kind in CredentialKind::ALL {
+            if let Some(slot) = entry.existing_slot(kind) {
+                self.reload_slot(entry, slot).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a credential and its trouble again, unless a flight is about to settle both.
+    async fn reload_slot(&self, entry: &AppEntry, slot: &Slot) -> StoreResult<()> {
+        match self.reload(slot).await {
+            Err(StoreError::Corrupt(reason)) => {
+                self.readable::<()>(Err(StoreError::Corrupt(reason)));
+                // What memory has was replaced by something that cannot be read here.
+                slot.set(None);
+            }
+            read => read?,
+        }
+        let trouble = self.0.store.find_trouble(&slot.id).await?;
+        {
+            let mut state = slot.state();
+            if state.flight().is_some() {
+                return Ok(());
+            }
+            state.trouble = trouble;
+        }
+        if entry.has_credentials() {
+            self.reschedule(slot);
+        } else {
+            self.0.schedule.set(&slot.id, None);
+        }
+        Ok(())
+    }
+
+    /// Brings one slot up to the store's row. Memory that changes while the row is read wins: it
+    /// was brought up to a later row, and the row is read again.
+    pub(crate) async fn reload(&self, slot: &Slot) -> StoreResult<()> {
+        loop {
+            let version = slot.version();
+            let row = self.0.store.find_credential(&slot.id).await?;
+            let held = match &row {
+                None => None,
+                Some(row) => Some(self.held_again(slot, row)?),
+            };
+            let state = slot.state();
+            if state.unstored.is_some() {
+                return Ok(());
+            }
+            if slot.version() != version {
+                continue;
+            }
+            let same = match (&held, slot.held()) {
+                (None, None) => true,
+                (Some(new), Some(old)) => {
+                    new.generation == old.generation
+                        && new.expires_at == old.expires_at
+                        && new.refresh_at == old.refresh_at
+                        && new.dead == old.dead
+                }
+                _ => false,
+            };
+            if !same {
+                slot.set(held);
+            }
+            drop(state);
+            if let Some(row) = row {
+                slot.mark_used(row.used_at);
+            }
+            return Ok(());
+        }
+    }
+
+    /// What a row holds, given what the slot holds: the same value need not be opened again, also
+    /// when it has been sealed anew with a master key that is not here yet.
+    fn held_again(&self, slot: &Slot, row: &CredentialRow) -> StoreResult<Held> {
+        match slot.held().filter(|held| held.hash == row.hash) {
+            // What is dead here may not have been marked so in the store yet.
+            Some(held) => {
+                Ok(Held { dead: row.dead || held.dead, ..Held::from_row(row, held.value.clone()) })
+            }
+            None => self.held_of(row),
+        }
+    }
+
+    fn held_of(&self, row: &CredentialRow) -> StoreResult<Held> {
+        let place = Place::Credential(row.id.clone(), row.generation);
+        Ok(Held::from_row(row, Value::new(self.open_sealed(&place, &row.value)?)))
+    }
+
+    fn app_of(&self, row: &AppRow) -> StoreResult<App> {
+        let secret = self.open_sealed(&Place::AppSecret(row.app.clone()), &row.secret)?;
+        Ok(App {
+            id: row.app.clone(),
+            alias: row.alias.clone(),
+            kind: row.kind,
+            issuer: row.issuer,
+            secret: wechat::AppSecret::new(secret),
+            revision: row.revision,
+            created_at: row.created_at,
+        })
+    }
+
+    fn reschedule_all(&self, entry: &AppEntry) {
+        if !entry.has_credentials() {
+            return;
+        }
+        for kind in CredentialKind::ALL {
+            if let Some(slot) = entry.existing_slot(kind) {
+                self.reschedule(slot);
+            }
+        }
+    }
+
+    async fn reload_keys(&self) -> StoreResult<()> {
+        let rows = self.0.store.list_keys().await?;
+        let before = self.0.keys.load_full();
+        let mut keys = HashMap::with_capacity(rows.len());
+        for row in rows.iter().filter(|row| row.revoked_at.is_none()) {
+            let read = known_or_new(before.get(&row.hash), row);
+            if let Some(key) = self.readable(read) {
+                keys.insert(row.hash, key);
+            }
+        }
+        let keys = Arc::new(keys);
+        self.0.keys.store(Arc::clone(&keys));
+        // What a revoked key did until now is wanted most of all.
+        for key in before.iter().filter(|(hash, _)| !keys.contains_key(*hash)).map(|(_, key)| key) {
+            self.write_aggregates_of(key).await;
+        }
+        Ok(())
+    }
+
+    /// Writes the aggregate entries of the audit log every hour.
+    pub(crate) async fn write_aggregates_forever(&self) {
+        const EVERY: Duration = Duration::from_secs(3600);
+        loop {
+            self.0.clock.sleep_until(self.0.clock.now() + EVERY).await;
+            self.write_aggregates().await;
+        }
+    }
+
+    /// Writes what each client key has done since the last time.
+    pub(crate) async fn write_aggregates(&self) {
+        for key in self.0.keys.load_full().values() {
+            self.write_aggregates_of(key).await;
+        }
+    }
+
+    async fn write_aggregates_of(&self, key: &ClientKey) {
+        let (reads, unfounded) = key.take_counts();
+        if (reads, unfounded) == (0, 0) {
+            return;
+        }
+        let entry = AuditEntry {
+            at: self.now(),
+            actor: Actor::Key(key.id.clone()),
+            action: "token.read".to_owned(),
+            object: key.id.clone(),
+            detail: format!("{reads} times; {unfounded} unfounded reports"),
+        };
+        if let Err(err) = self.0.store.add_audit(&entry).await {
+            key.add_counts((reads, unfounded));
+            tracing::warn!(key.id = key.id, error = %err, "what a key did was not audited yet");
+        }
+    }
+}
+
+/// The key as memory has it, with its counts, when nothing about it has changed.
+fn known_or_new(known: Option<&Arc<ClientKey>>, row: &KeyRow) -> StoreResult<Arc<ClientKey>> {
+    let new = ClientKey::from_row(row)?;
+    match known {
+        Some(known) if known.rights == new.rights && known.expires_at == new.expires_at => {
+            Ok(Arc::clone(known))
+        }
+        Some(known) => {
+            new.add_counts(known.take_counts());
+            Ok(Arc::new(new))
+        }
+        None => Ok(Arc::new(new)),
+    }
+}

@@ -1,0 +1,233 @@
+//! Client keys: who may call us, and for what.
+//!
+//! A key is `xk_` and 43 characters of `[A-Za-z0-9_-]`, 256 random bits. It is shown once, when it
+//! is made; only its SHA-256 is kept, which is enough for a secret of that strength. What a key may
+//! do is a set of permissions and a set of apps, and nothing is allowed that is not in both.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aws_lc_rs::digest;
+use clock::Timestamp;
+use serde::{Deserialize, Serialize};
+use wechat::AppId;
+
+use crate::{
+    app::UnknownWord,
+    random::random_word,
+    store::{KeyRow, StoreError},
+};
+
+/// One thing that a client key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Permission {
+    /// Read the global token.
+    Token,
+    /// Report that a token failed.
+    Report,
+    /// Read tickets, and sign for the JS-SDK.
+    Tickets,
+    /// Read followers.
+    Users,
+    /// Exchange codes and read profiles of users who authorised.
+    Oauth,
+    /// Call WeChat's API through us, where the key's paths allow it.
+    Proxy,
+}
+
+impl Permission {
+    /// All permissions.
+    pub const ALL: [Self; 6] =
+        [Self::Token, Self::Report, Self::Tickets, Self::Users, Self::Oauth, Self::Proxy];
+
+    /// The permission as one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Report => "report",
+            Self::Tickets => "tickets",
+            Self::Users => "users",
+            Self::Oauth => "oauth",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+impl FromStr for Permission {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|it| it.as_str() == word).ok_or_else(|| UnknownWord {
+            word: word.to_owned(),
+            choices: "token, report, tickets, users, oauth, proxy",
+        })
+    }
+}
+
+/// The apps that a key reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Apps {
+    /// Every app, those added later too.
+    All,
+    /// These, by appid.
+    Only(BTreeSet<String>),
+}
+
+/// What a key may do, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rights {
+    /// What it may do.
+    pub permissions: BTreeSet<Permission>,
+    /// On which apps.
+    pub apps: Apps,
+    /// With [`Permission::Proxy`]: the API paths it may call, `*` at the end for all below. Empty:
+    /// all but those that mint or reset credentials.
+    #[serde(default)]
+    pub paths: Vec<String>,
+}
+
+impl Rights {
+    /// Everything, on every app.
+    pub fn all() -> Self {
+        Self { permissions: Permission::ALL.into(), apps: Apps::All, paths: Vec::new() }
+    }
+}
+
+/// A freshly made key: the only time that its value is known.
+pub struct NewKey {
+    /// Its id.
+    pub id: String,
+    value: String,
+}
+
+impl NewKey {
+    /// Makes a key from fresh randomness.
+    pub(crate) fn generate() -> Self {
+        Self {
+            id: format!("key_{}", random_word::<9>()),
+            value: format!("xk_{}", random_word::<32>()),
+        }
+    }
+
+    /// The key, to be shown once.
+    pub fn expose(&self) -> &str {
+        &self.value
+    }
+}
+
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NewKey({})", self.id)
+    }
+}
+
+/// The hash under which a presented key is looked up.
+pub(crate) fn key_hash(presented: &str) -> [u8; 32] {
+    digest::digest(&digest::SHA256, presented.as_bytes())
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 gives 32 bytes")
+}
+
+/// A client key that is known, and what it may do.
+#[derive(Debug)]
+pub struct ClientKey {
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub rights: Rights,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+    /// Token reads since the last aggregate entry of the audit log.
+    reads: AtomicU64,
+    /// Reports of tokens that worked, since the same.
+    unfounded: AtomicU64,
+}
+
+impl ClientKey {
+    pub(crate) fn from_row(row: &KeyRow) -> Result<Self, StoreError> {
+        let rights = serde_json::from_str(&row.rights)
+            .map_err(|err| StoreError::Corrupt(format!("rights of key {}: {err}", row.id)))?;
+        Ok(Self {
+            id: row.id.clone(),
+            name: row.name.clone(),
+            rights,
+            expires_at: row.expires_at,
+            reads: AtomicU64::new(0),
+            unfounded: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether the key holds a permission on some app.
+    pub fn may(&self, permission: Permission) -> bool {
+        self.rights.permissions.contains(&permission)
+    }
+
+    /// Whether the key reaches an app.
+    pub fn reaches(&self, app: &AppId) -> bool {
+        match &self.rights.apps {
+            Apps::All => true,
+            Apps::Only(apps) => apps.contains(app.as_str()),
+        }
+    }
+
+    /// Counts one token read.
+    pub(crate) fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one report of a token that turned out to work.
+    pub(crate) fn count_unfounded(&self) {
+        self.unfounded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was counted since the last call: token reads, unfounded reports.
+    pub(crate) fn take_counts(&self) -> (u64, u64) {
+        (self.reads.swap(0, Ordering::Relaxed), self.unfounded.swap(0, Ordering::Relaxed))
+    }
+
+    /// Adds counts: those of the same key before it was read again, or that could not be written.
+    pub(crate) fn add_counts(&self, (reads, unfounded): (u64, u64)) {
+        self.reads.fetch_add(reads, Ordering::Relaxed);
+        self.unfounded.fetch_add(unfounded, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_words_of_the_plain_alphabet() {
+        let key = NewKey::generate();
+        assert_eq!(key.expose().len(), 46);
+        assert!(key.expose().starts_with("xk_"));
+        for text in [key.id.as_str(), key.expose()] {
+            assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
+        }
+        assert!(!format!("{key:?}").contains(key.expose()));
+    }
+
+    #[test]
+    fn rights_are_stored_as_words() {
+        let rights = Rights {
+            permissions: [Permission::Token, Permission::Report].into(),
+            apps: Apps::Only(["wx1".to_owned()].into()),
+            paths: Vec::new(),
+        };
+        let text = serde_json::to_string(&rights).unwrap();
+        assert_eq!(
+            text,
+            r#"{"permissions":["token","report"],"apps":{"only":["wx1"]},"paths":[]}"#
+        );
+        assert_eq!(serde_json::from_str::<Rights>(&text).unwrap(), rights);
+    }
+}

@@ -1,0 +1,236 @@
+//! The product without HTTP: it keeps the credentials of WeChat apps fresh and hands them out.
+//!
+//! A service needs a token:
+//! 1. the server finds out who is calling: [`Broker::authenticate`], [`Broker::app`];
+//! 2. [`Broker::token`] answers from memory when it can, which is nearly always;
+//! 3. otherwise it waits for a *flight*, a task that refreshes one credential (`refresh`): lease in
+//!    the store, read again, take the call from the budget, fetch, put, wake;
+//! 4. the fetch is one call of [`wechat::Client`] (`fetch`).
+//!
+//! The background task ([`Broker::run`]) starts the same flights, by a deadline instead of by a
+//! caller; and it follows the changes that other processes make in the store.
+//!
+//! There are no HTTP types in here, no files and no environment. All instants that are stored are
+//! by the store's time.
+
+pub mod app;
+pub mod audit;
+mod counters;
+pub mod credential;
+mod directory;
+mod error;
+mod fetch;
+mod follow;
+mod keep;
+pub mod key;
+pub mod ledger;
+mod manage;
+mod person;
+mod random;
+mod refresh;
+mod report;
+mod schedule;
+pub mod seal;
+mod slot;
+pub mod store;
+mod ticket;
+mod token;
+mod user;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use clock::{Clock, Timestamp};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use counters::{Counters, Figures};
+pub use directory::AppEntry;
+pub use error::{CallError, ManageError, OpenError, ReportError, TokenError};
+pub use manage::{AppChange, Applied, NewApp};
+pub use person::{Drill, Refreshed};
+pub use report::INVALID_TOKEN;
+pub use ticket::{JssdkConfig, TicketView};
+pub use token::{CredentialStatus, MIN_TTL_CAP, TokenView};
+
+use crate::{
+    directory::Directory,
+    key::{ClientKey, key_hash},
+    schedule::Schedule,
+    seal::{Sealed, Sealer, TokenHasher},
+    store::{Place, Shared, Store, StoreResult},
+};
+
+/// What a broker is made of.
+pub struct Parts {
+    /// What survives.
+    pub store: Arc<dyn Store>,
+    /// What expires by itself.
+    pub shared: Arc<dyn Shared>,
+    /// WeChat.
+    pub wechat: wechat::Client,
+    /// Wall time.
+    pub clock: Clock,
+    /// The master keys.
+    pub sealer: Sealer,
+    /// Who owns the tasks, so that shutdown can wait for them.
+    pub tasks: TaskTracker,
+}
+
+/// The broker. Cloning gives another handle to the same one.
+#[derive(Clone)]
+pub struct Broker(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    shared: Arc<dyn Shared>,
+    wechat: wechat::Client,
+    clock: Clock,
+    sealer: Sealer,
+    hasher: TokenHasher,
+    tasks: TaskTracker,
+    apps: Directory,
+    keys: ArcSwap<HashMap<[u8; 32], Arc<ClientKey>>>,
+    schedule: Schedule,
+    counters: Counters,
+    /// How far the store's time is ahead of our clock, in milliseconds.
+    ahead: AtomicI64,
+    /// The point of the change log up to which memory is known to be right.
+    followed: tokio::sync::Mutex<u64>,
+}
+
+impl Broker {
+    /// Opens the store: checks that every master key that it needs is here, and reads apps, client
+    /// keys and current credentials into memory. Fetches nothing.
+    pub async fn open(parts: Parts) -> Result<Self, OpenError> {
+        let Parts { store, shared, wechat, clock, sealer, tasks } = parts;
+        for key in store.sealing_keys().await? {
+            if !sealer.has(&key) {
+                return Err(OpenError::Seal(seal::SealError::UnknownKey(key)));
+            }
+        }
+        let hasher = token_hasher(store.as_ref(), &sealer).await?;
+        let broker = Self(Arc::new(Inner {
+            store,
+            shared,
+            wechat,
+            clock,
+            sealer,
+            hasher,
+            tasks,
+            apps: Directory::default(),
+            keys: ArcSwap::default(),
+            schedule: Schedule::default(),
+            counters: Counters::default(),
+            ahead: AtomicI64::new(0),
+            followed: tokio::sync::Mutex::new(0),
+        }));
+        broker.sync_time().await?;
+        broker.reload_all().await?;
+        Ok(broker)
+    }
+
+    /// Keeps credentials fresh and follows the store until `shutdown`. Flights under way go on:
+    /// whoever owns the tasks waits for them, so that what WeChat has answered is stored.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let work = async {
+            tokio::join!(self.keep_fresh(), self.follow_forever(), self.write_aggregates_forever());
+        };
+        tokio::select! {
+            () = work => {}
+            () = shutdown.cancelled() => {}
+        }
+        self.write_aggregates().await;
+    }
+
+    /// The app of this appid or alias. Takes no lock.
+    pub fn app(&self, name: &str) -> Option<Arc<AppEntry>> {
+        self.0.apps.find(name)
+    }
+
+    /// Every registered app, in no order.
+    pub fn apps(&self) -> Vec<Arc<AppEntry>> {
+        self.0.apps.all()
+    }
+
+    /// The client key that was presented, if it is known, not revoked and not expired. Takes no
+    /// lock.
+    pub fn authenticate(&self, presented: &str) -> Option<Arc<ClientKey>> {
+        let keys = self.0.keys.load();
+        let key = keys.get(&key_hash(presented))?;
+        let expired = key.expires_at.is_some_and(|at| at <= self.now());
+        (!expired).then(|| Arc::clone(key))
+    }
+
+    /// The store's time, as well as it is known without asking the store.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now().offset_millis(self.0.ahead.load(Ordering::Relaxed))
+    }
+
+    /// Waits until every refresh that is due has been done or has failed. Whoever moves a shared
+    /// clock forward awaits this after each step.
+    pub async fn settled(&self) {
+        self.0.schedule.settled(|| self.now()).await;
+    }
+
+    /// Whether the store answers.
+    pub async fn ready(&self) -> StoreResult<()> {
+        self.sync_time().await.map(|_| ())
+    }
+
+    /// What has been counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// How many credentials wait for their next refresh.
+    pub fn scheduled(&self) -> usize {
+        self.0.schedule.len()
+    }
+
+    /// Asks the store for its time and remembers how far it is from our clock.
+    async fn sync_time(&self) -> StoreResult<Timestamp> {
+        /// Below this a difference is the time that asking took.
+        const NOTICEABLE: Duration = Duration::from_secs(2);
+        let store = self.0.store.now().await?;
+        let ours = self.0.clock.now();
+        let ahead = store.as_millis() - ours.as_millis();
+        let noticeable = ahead.unsigned_abs() > NOTICEABLE.as_millis() as u64;
+        let ahead = if noticeable { ahead } else { 0 };
+        let before = self.0.ahead.swap(ahead, Ordering::Relaxed);
+        if noticeable && before.abs_diff(ahead) > NOTICEABLE.as_millis() as u64 {
+            tracing::warn!(clock.ahead_ms = ahead, "the store's clock differs from ours; using it");
+        }
+        Ok(store)
+    }
+
+    /// Opens the sealed value of a place.
+    fn open_sealed(&self, place: &Place, sealed: &Sealed) -> StoreResult<String> {
+        self.0
+            .sealer
+            .open_text(&place.binding(), sealed)
+            .map_err(|err| store::StoreError::Corrupt(err.to_string()))
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Broker")
+    }
+}
+
+/// The hasher of tokens, whose key lives sealed in the store so that all replicas share it.
+async fn token_hasher(store: &dyn Store, sealer: &Sealer) -> Result<TokenHasher, OpenError> {
+    const NAME: &str = "token-hash";
+    let binding = Place::Own(NAME.to_owned()).binding();
+    let fresh = sealer.seal(&binding, random::random_word::<32>().as_bytes());
+    let stored = store.own_secret(NAME, &fresh).await?;
+    Ok(TokenHasher::new(&sealer.open(&binding, &stored)?))
+}

@@ -1,0 +1,366 @@
+//! Changing apps and client keys. Each change and its audit entry are one transaction; running
+//! servers follow by themselves.
+
+use clock::Timestamp;
+use wechat::{AppId, AppSecret};
+
+use crate::{
+    Broker, ManageError,
+    app::{App, AppKind, Issuer},
+    audit::{Actor, AuditEntry},
+    credential::{CredentialId, Trouble},
+    key::{Apps, NewKey, Rights, key_hash},
+    ledger::LedgerRow,
+    store::{AppRow, KeyRow, Place, StoreResult},
+};
+
+/// An app to be registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewApp {
+    /// The appid.
+    pub id: AppId,
+    /// Another name for it.
+    pub alias: Option<String>,
+    /// What kind of app it is.
+    pub kind: AppKind,
+    /// Who mints its global token.
+    pub issuer: Issuer,
+    /// Its AppSecret.
+    pub secret: AppSecret,
+}
+
+/// What to change of an app; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppChange {
+    /// The alias; `Some(None)` takes it away.
+    pub alias: Option<Option<String>>,
+    /// The kind.
+    pub kind: Option<AppKind>,
+    /// The issuer.
+    pub issuer: Option<Issuer>,
+    /// The AppSecret.
+    pub secret: Option<AppSecret>,
+}
+
+/// What applying a list of apps did, by appid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Newly registered.
+    pub added: Vec<String>,
+    /// Changed to what the list says.
+    pub changed: Vec<String>,
+    /// As the list says already.
+    pub unchanged: Vec<String>,
+    /// Removed, for not being in the list.
+    pub removed: Vec<String>,
+}
+
+impl Broker {
+    /// Registers an app.
+    pub async fn add_app(&self, new: NewApp, actor: &Actor) -> Result<(), ManageError> {
+        check_alias(&new)?;
+        check_secret(&new.secret)?;
+        let now = self.0.store.now().await?;
+        let row = AppRow {
+            secret: self.seal_app_secret(&new.id, &new.secret),
+            app: new.id,
+            alias: new.alias,
+            kind: new.kind,
+            issuer: new.issuer,
+            revision: 1,
+            created_at: now,
+            updated_at: now,
+        };
+        let detail = format!("{}, {}", row.kind.as_str(), row.issuer.as_str());
+        let audit = entry(now, actor, "app.add", row.app.as_str(), detail);
+        if !self.0.store.put_app(&row, &audit).await? {
+            let taken = match (&row.alias, self.0.store.find_app(&row.app).await?) {
+                (Some(alias), None) => alias.clone(),
+                _ => row.app.as_str().to_owned(),
+            };
+            return Err(ManageError::NameTaken(taken));
+        }
+        self.changed().await
+    }
+
+    /// Changes an app. A new secret or issuer ends a stop: the next refresh tries it at once.
+    pub async fn change_app(
+        &self,
+        name: &str,
+        change: AppChange,
+        actor: &Actor,
+    ) -> Result<(), ManageError> {
+        self.follow().await?;
+        let no_app = || ManageError::NoSuchApp(name.to_owned());
+        let id = self.app(name).ok_or_else(no_app)?.app().id.clone();
+        let old = self.0.store.find_app(&id).await?.ok_or_else(no_app)?;
+        let now = self.0.store.now().await?;
+        let mut what = Vec::new();
+        let mut row = AppRow { revision: old.revision + 1, updated_at: now, ..old.clone() };
+        if let Some(alias) = change.alias {
+            row.alias = alias;
+            check_name(row.alias.as_deref(), &row.app)?;
+            what.push("alias");
+        }
+        if let Some(kind) = change.kind {
+            row.kind = kind;
+            what.push("kind");
+        }
+        if let Some(issuer) = change.issuer {
+            row.issuer = issuer;
+            what.push("issuer");
+        }
+        if let Some(secret) = change.secret {
+            check_secret(&secret)?;
+            row.secret = self.seal_app_secret(&row.app, &secret);
+            what.push("secret");
+        }
+        let audit = entry(now, actor, "app.change", row.app.as_str(), what.join(", "));
+        if !self.0.store.put_app(&row, &audit).await? {
+            let revision = self.0.store.find_app(&row.app).await?.map(|row| row.revision);
+            return Err(match (&row.alias, revision) {
+                (Some(alias), Some(now)) if now == old.revision => {
+                    ManageError::NameTaken(alias.clone())
+                }
+                _ => ManageError::Raced(row.app.as_str().to_owned()),
+            });
+        }
+        self.changed().await
+    }
+
+    /// Removes an app with its credentials.
+    pub async fn remove_app(&self, name: &str, actor: &Actor) -> Result<(), ManageError> {
+        self.follow().await?;
+        let no_app = || ManageError::NoSuchApp(name.to_owned());
+        let id = self.app(name).ok_or_else(no_app)?.app().id.clone();
+        let audit =
+            entry(self.0.store.now().await?, actor, "app.remove", id.as_str(), String::new());
+        if !self.0.store.remove_app(&id, &audit).await? {
+            return Err(no_app());
+        }
+        self.changed().await
+    }
+
+    /// Makes the registered apps those of a list. Doing it twice changes nothing. Apps that the
+    /// list does not name stay, unless `prune`.
+    pub async fn apply_apps(
+        &self,
+        wanted: Vec<NewApp>,
+        prune: bool,
+        actor: &Actor,
+    ) -> Result<Applied, ManageError> {
+        self.follow().await?;
+        for new in &wanted {
+            check_alias(new)?;
+            check_secret(&new.secret)?;
+        }
+        let mut applied = Applied::default();
+        let before = self.apps();
+        // Removals first: they may free an alias that the list gives to another app.
+        for known in before.iter().filter(|_| prune) {
+            let id = known.app().id.clone();
+            if !wanted.iter().any(|new| new.id == id) {
+                self.remove_app(id.as_str(), actor).await?;
+                applied.removed.push(id.as_str().to_owned());
+            }
+        }
+        for new in wanted {
+            let id = new.id.as_str().to_owned();
+            let known = before.iter().find(|known| known.app().id == new.id);
+            let known = known.map(|known| App::clone(&known.app()));
+            match known {
+                None => {
+                    self.add_app(new, actor).await?;
+                    applied.added.push(id);
+                }
+                Some(app) => match difference(&app, new) {
+                    None => applied.unchanged.push(id),
+                    Some(change) => {
+                        self.change_app(&id, change, actor).await?;
+                        applied.changed.push(id);
+                    }
+                },
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Makes a client key. Its value is in the answer and nowhere else.
+    pub async fn add_key(
+        &self,
+        name: &str,
+        mut rights: Rights,
+        expires_at: Option<Timestamp>,
+        actor: &Actor,
+    ) -> Result<NewKey, ManageError> {
+        self.follow().await?;
+        if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+            return Err(invalid("name", "must have 1 to 64 printable characters"));
+        }
+        if rights.permissions.is_empty() {
+            return Err(invalid("permissions", "must name at least one permission"));
+        }
+        if let Apps::Only(names) = &rights.apps {
+            if names.is_empty() {
+                return Err(invalid("apps", "must name at least one app"));
+            }
+            let resolve = |name: &String| {
+                let app = self.app(name).ok_or_else(|| ManageError::NoSuchApp(name.clone()))?;
+                Ok(app.app().id.as_str().to_owned())
+            };
+            rights.apps =
+                Apps::Only(names.iter().map(resolve).collect::<Result<_, ManageError>>()?);
+        }
+        let now = self.0.store.now().await?;
+        let key = NewKey::generate();
+        let rights = serde_json::to_string(&rights).expect("rights have only string keys");
+        let audit = entry(now, actor, "key.add", &key.id, format!("{name}: {rights}"));
+        let row = KeyRow {
+            id: key.id.clone(),
+            name: name.to_owned(),
+            hash: key_hash(key.expose()),
+            rights,
+            created_at: now,
+            expires_at,
+            revoked_at: None,
+        };
+        if !self.0.store.add_key(&row, &audit).await? {
+            return Err(ManageError::Raced(key.id));
+        }
+        self.changed().await?;
+        Ok(key)
+    }
+
+    /// Revokes a client key by id, or by name when only one live key has it.
+    pub async fn revoke_key(&self, id_or_name: &str, actor: &Actor) -> Result<(), ManageError> {
+        let rows = self.keys().await?;
+        let live = |row: &&KeyRow| row.revoked_at.is_none();
+        let by_name: Vec<_> =
+            rows.iter().filter(live).filter(|row| row.name == id_or_name).collect();
+        let row = match (rows.iter().filter(live).find(|row| row.id == id_or_name), &by_name[..]) {
+            (Some(row), _) => row,
+            (None, [row]) => row,
+            (None, []) => return Err(ManageError::NoSuchKey(id_or_name.to_owned())),
+            (None, _) => {
+                return Err(invalid("key", "is the name of several keys; give the id instead"));
+            }
+        };
+        let now = self.0.store.now().await?;
+        let audit = entry(now, actor, "key.revoke", &row.id, row.name.clone());
+        if !self.0.store.revoke_key(&row.id, &audit).await? {
+            return Err(ManageError::NoSuchKey(id_or_name.to_owned()));
+        }
+        self.changed().await
+    }
+
+    /// All client keys, revoked ones too.
+    pub async fn keys(&self) -> StoreResult<Vec<KeyRow>> {
+        self.0.store.list_keys().await
+    }
+
+    /// What has been spent of an app's quotas, newest day first.
+    pub async fn ledger(&self, app: &AppId) -> StoreResult<Vec<LedgerRow>> {
+        self.0.store.ledger(app).await
+    }
+
+    /// The stored trouble of a credential.
+    pub async fn trouble(&self, id: &CredentialId) -> StoreResult<Option<Trouble>> {
+        self.0.store.find_trouble(id).await
+    }
+
+    /// The newest audit entries, newest first.
+    pub async fn audit(&self, limit: usize) -> StoreResult<Vec<(u64, AuditEntry)>> {
+        self.0.store.list_audit(None, limit).await
+    }
+
+    /// Seals anew what is not sealed with the current master key. Can be stopped at any time and
+    /// started again; servers go on serving. Answers how many values were sealed anew.
+    pub async fn rekey(&self, actor: &Actor) -> Result<usize, ManageError> {
+        const BATCH: usize = 200;
+        let key = self.0.sealer.seal_with().to_owned();
+        let mut resealed = 0;
+        loop {
+            let batch = self.0.store.sealed_otherwise(&key, BATCH).await?;
+            if batch.is_empty() {
+                break;
+            }
+            for (place, old) in batch {
+                let plain = self.open_sealed(&place, &old)?;
+                let new = self.0.sealer.seal(&place.binding(), plain.as_bytes());
+                // One that changed meanwhile is found by the next batch.
+                if self.0.store.reseal(&place, &old, &new).await? {
+                    resealed += 1;
+                }
+            }
+        }
+        let now = self.0.store.now().await?;
+        let detail = format!("{resealed} values");
+        self.0.store.add_audit(&entry(now, actor, "master-key.rekey", &key, detail)).await?;
+        Ok(resealed)
+    }
+
+    /// Which master keys the store's values are sealed with.
+    pub async fn sealing_keys(&self) -> StoreResult<Vec<String>> {
+        self.0.store.sealing_keys().await
+    }
+
+    fn seal_app_secret(&self, app: &AppId, secret: &AppSecret) -> crate::seal::Sealed {
+        let place = Place::AppSecret(app.clone());
+        self.0.sealer.seal(&place.binding(), secret.expose().as_bytes())
+    }
+
+    /// After a change: memory follows now, other processes are woken.
+    async fn changed(&self) -> Result<(), ManageError> {
+        self.wake_others().await;
+        Ok(self.follow().await?)
+    }
+}
+
+fn entry(at: Timestamp, actor: &Actor, action: &str, object: &str, detail: String) -> AuditEntry {
+    AuditEntry {
+        at,
+        actor: actor.clone(),
+        action: action.to_owned(),
+        object: object.to_owned(),
+        detail,
+    }
+}
+
+fn invalid(field: &'static str, problem: &str) -> ManageError {
+    ManageError::Invalid { field, problem: problem.to_owned() }
+}
+
+fn check_alias(new: &NewApp) -> Result<(), ManageError> {
+    check_name(new.alias.as_deref(), &new.id)
+}
+
+/// An alias is spelled like an appid, and is not the appid.
+fn check_name(alias: Option<&str>, id: &AppId) -> Result<(), ManageError> {
+    let Some(alias) = alias else { return Ok(()) };
+    if alias.parse::<AppId>().is_err() {
+        return Err(invalid("alias", "has 1 to 64 characters of A-Z a-z 0-9 _ -"));
+    }
+    if alias == id.as_str() {
+        return Err(invalid("alias", "is the same as the appid; leave it out"));
+    }
+    Ok(())
+}
+
+fn check_secret(secret: &AppSecret) -> Result<(), ManageError> {
+    let text = secret.expose();
+    let plain = text.bytes().all(|b| b.is_ascii_graphic());
+    if text.is_empty() || text.len() > 128 || !plain {
+        return Err(invalid("secret", "has 1 to 128 printable ASCII characters, without blanks"));
+    }
+    Ok(())
+}
+
+fn difference(app: &App, new: NewApp) -> Option<AppChange> {
+    let change = AppChange {
+        alias: (app.alias != new.alias).then_some(new.alias),
+        kind: (app.kind != new.kind).then_some(new.kind),
+        issuer: (app.issuer != new.issuer).then_some(new.issuer),
+        secret: (app.secret != new.secret).then_some(new.secret),
+    };
+    (change != AppChange::default()).then_some(change)
+}

@@ -1,0 +1,225 @@
+//! The place in memory where one credential lives.
+//!
+//! Readers load `current` without a lock. Everything else about a credential (who is refreshing
+//! it, what is wrong with it) is behind a mutex that readers touch only when they find nothing
+//! usable.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use clock::Timestamp;
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    credential::{CredentialId, Trouble},
+    store::CredentialRow,
+};
+
+/// The value of a credential: a token or a ticket, told apart by the slot that holds it.
+#[derive(Clone)]
+pub(crate) struct Value(Arc<str>);
+
+impl Value {
+    pub(crate) fn new(value: impl Into<Arc<str>>) -> Self {
+        Self(value.into())
+    }
+
+    pub(crate) fn expose(&self) -> &Arc<str> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Value([redacted])")
+    }
+}
+
+/// One generation of a credential as held in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) value: Value,
+    pub(crate) hash: [u8; 32],
+    pub(crate) generation: u64,
+    pub(crate) sent: Timestamp,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) refresh_at: Timestamp,
+    pub(crate) dead: bool,
+}
+
+impl Held {
+    pub(crate) fn from_row(row: &CredentialRow, value: Value) -> Self {
+        Self {
+            value,
+            hash: row.hash,
+            generation: row.generation,
+            sent: row.sent,
+            expires_at: row.expires_at,
+            refresh_at: row.refresh_at,
+            dead: row.dead,
+        }
+    }
+
+    /// Whether it may be handed out at `now` to somebody who needs it for `min_ttl`.
+    pub(crate) fn usable(&self, now: Timestamp, min_ttl: Duration) -> bool {
+        !self.dead && now + min_ttl < self.expires_at
+    }
+
+    /// Whether it is time to replace it. One from the future was fetched by a clock that has been
+    /// set back since, so that its times mean nothing.
+    pub(crate) fn due(&self, now: Timestamp) -> bool {
+        const FUTURE: Duration = Duration::from_secs(60);
+        self.dead || now >= self.refresh_at || now >= self.expires_at || self.sent > now + FUTURE
+    }
+}
+
+/// What a piece of work on a credential ended with: nothing wrong, or a trouble.
+pub(crate) type Outcome = Result<(), Trouble>;
+
+/// A piece of work on a credential that others can wait for.
+#[derive(Clone)]
+pub(crate) struct Flight(watch::Receiver<Option<Outcome>>);
+
+impl Flight {
+    /// A flight, and the means to end it.
+    pub(crate) fn new() -> (watch::Sender<Option<Outcome>>, Self) {
+        let (end, flight) = watch::channel(None);
+        (end, Self(flight))
+    }
+
+    /// Waits for the end. `None`: its task died without one.
+    pub(crate) async fn ended(mut self) -> Option<Outcome> {
+        self.0.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
+    }
+
+    fn running(&self) -> bool {
+        self.0.borrow().is_none() && self.0.has_changed().is_ok()
+    }
+}
+
+/// What is going on with a credential.
+#[derive(Default)]
+pub(crate) struct State {
+    flight: Option<Flight>,
+    /// What is wrong, as last seen in the store or by ourselves.
+    pub(crate) trouble: Option<Trouble>,
+    /// What the last check after a report found, unless it replaced the token.
+    pub(crate) verdict: Option<Verdict>,
+    /// A generation that the store could not take yet.
+    pub(crate) unstored: Option<Unstored>,
+}
+
+/// A generation that waits for the store.
+#[derive(Clone)]
+pub(crate) struct Unstored {
+    pub(crate) row: CredentialRow,
+    /// The stored generation that it goes over.
+    pub(crate) over: u64,
+}
+
+/// What a check after a report found.
+#[derive(Clone, Copy)]
+pub(crate) struct Verdict {
+    pub(crate) generation: u64,
+    pub(crate) at: Timestamp,
+    /// It works; otherwise nothing could be found out.
+    pub(crate) alive: bool,
+}
+
+impl State {
+    /// The work under way, if any.
+    pub(crate) fn flight(&self) -> Option<Flight> {
+        self.flight.clone().filter(Flight::running)
+    }
+
+    pub(crate) fn set_flight(&mut self, flight: Flight) {
+        self.flight = Some(flight);
+    }
+}
+
+/// The place of one credential.
+pub(crate) struct Slot {
+    pub(crate) id: CredentialId,
+    current: ArcSwapOption<Held>,
+    /// Bumped by each change of `current`; lets a slow reader of the store see that it is late.
+    version: AtomicU64,
+    /// When somebody last asked, in milliseconds since the epoch.
+    used_at: AtomicI64,
+    changed: Notify,
+    state: Mutex<State>,
+}
+
+impl Slot {
+    pub(crate) fn new(id: CredentialId) -> Self {
+        Self {
+            id,
+            current: ArcSwapOption::empty(),
+            version: AtomicU64::new(0),
+            used_at: AtomicI64::new(0),
+            changed: Notify::new(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The current generation if it is usable. Takes no lock.
+    pub(crate) fn usable(&self, now: Timestamp, min_ttl: Duration) -> Option<Arc<Held>> {
+        let held = self.current.load();
+        held.as_ref().filter(|held| held.usable(now, min_ttl)).cloned()
+    }
+
+    /// The current generation, usable or not.
+    pub(crate) fn held(&self) -> Option<Arc<Held>> {
+        self.current.load_full()
+    }
+
+    /// Whether there is something to fetch.
+    pub(crate) fn due(&self, now: Timestamp) -> bool {
+        self.current.load().as_ref().is_none_or(|held| held.due(now))
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Makes `held` current and wakes who waits for a change.
+    pub(crate) fn set(&self, held: Option<Held>) {
+        self.current.store(held.map(Arc::new));
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the current generation is no longer `generation`.
+    pub(crate) async fn changed_from(&self, generation: u64) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registers before looking, so that no change falls in between.
+            changed.as_mut().enable();
+            if self.held().is_some_and(|held| held.generation != generation) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Notes that somebody asked for this credential.
+    pub(crate) fn mark_used(&self, at: Timestamp) {
+        self.used_at.fetch_max(at.as_millis(), Ordering::Relaxed);
+    }
+
+    /// When somebody last asked.
+    pub(crate) fn used_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.used_at.load(Ordering::Relaxed))
+    }
+}

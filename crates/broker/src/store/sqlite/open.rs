@@ -1,0 +1,105 @@
+//! Opening a database file: its mode, its settings, its version.
+
+use std::{fs::OpenOptions, io, path::Path, time::Duration};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::store::{StoreError, StoreResult};
+
+/// What leads from each version of the database to the next; the version is `user_version`.
+const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001.sql")];
+
+/// As many statements as the store has, and some.
+const CACHED_STATEMENTS: usize = 64;
+
+/// Opens the connection that reads and writes; makes the file and its tables if need be.
+pub(super) fn open_main(path: &Path, busy: Duration) -> StoreResult<Connection> {
+    create(path)?;
+    let mut connection = connect(path, busy)?;
+    use_wal(&connection)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// Opens the connection that notices what others write.
+pub(super) fn open_watching(path: &Path, busy: Duration) -> StoreResult<Connection> {
+    let connection = connect(path, busy)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+/// Makes the file for our eyes only; SQLite gives the files beside it the same mode.
+fn create(path: &Path) -> StoreResult<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(err) => {
+            Err(StoreError::Unavailable(format!("cannot create {}: {err}", path.display())))
+        }
+    }
+}
+
+fn connect(path: &Path, busy: Duration) -> StoreResult<Connection> {
+    // Without the flag for URIs, so that no path is anything but a path.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(busy)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    Ok(connection)
+}
+
+/// Switches to the write-ahead log, which the file remembers.
+fn use_wal(connection: &Connection) -> StoreResult<()> {
+    /// So many processes may come in between while the file is new.
+    const ATTEMPTS: usize = 100;
+    for _ in 0..ATTEMPTS {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            // The switch does not always wait for others; a transaction does.
+            Err(err) if err.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                connection.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
+            }
+            result => return Ok(result?),
+        }
+    }
+    Err(StoreError::Unavailable("the database is in use by too many others".to_owned()))
+}
+
+/// Brings the tables to the newest version, once, however many processes open the file.
+fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<()> {
+    let version = |connection: &Connection| -> StoreResult<i64> {
+        Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+    };
+    let newest = MIGRATIONS.len() as i64;
+    if version(connection)? == newest {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version = version(&transaction)?;
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if version > newest {
+        return Err(StoreError::Corrupt(format!(
+            "{} is of version {version}, and this xinfu knows versions up to {newest}: \
+             run a newer xinfu",
+            path.display()
+        )));
+    }
+    if version < 0 || (version == 0 && tables > 0) {
+        return Err(StoreError::Corrupt(format!(
+            "{} is a database of something else",
+            path.display()
+        )));
+    }
+    let done = usize::try_from(version).unwrap_or(0);
+    for migration in MIGRATIONS.iter().skip(done) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", newest)?;
+    Ok(transaction.commit()?)
+}

@@ -1,0 +1,263 @@
+//! Rows of the database, read back. One that cannot be read is named, its values never.
+
+use std::{fmt, str::FromStr};
+
+use clock::Timestamp;
+use rusqlite::{
+    Connection, Params, Row,
+    types::{FromSql, ValueRef},
+};
+
+use crate::{
+    audit::{Actor, AuditEntry},
+    credential::{CredentialId, Trouble},
+    ledger::LedgerRow,
+    seal::Sealed,
+    store::{AppRow, Change, CredentialRow, KeyRow, Lease, Place, StoreError, StoreResult},
+};
+
+/// All rows that a query answers.
+pub(super) fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl Fn(&Row<'_>) -> StoreResult<T>,
+) -> StoreResult<Vec<T>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut answer = Vec::new();
+    while let Some(row) = rows.next()? {
+        answer.push(read(row)?);
+    }
+    Ok(answer)
+}
+
+/// The first row that a query answers, if it answers any.
+pub(super) fn first<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl Fn(&Row<'_>) -> StoreResult<T>,
+) -> StoreResult<Option<T>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    rows.next()?.map(read).transpose()
+}
+
+/// A number as SQLite holds it. Ours never come near its end.
+pub(super) fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The columns of one row.
+struct Columns<'r, 's> {
+    row: &'r Row<'s>,
+    table: &'static str,
+    /// So many columns at the start name the row; none of them is secret.
+    name: usize,
+}
+
+impl Columns<'_, '_> {
+    fn read<T: FromSql>(&self, column: usize) -> StoreResult<T> {
+        self.row.get(column).map_err(|_| self.unreadable(column))
+    }
+
+    fn parse<T: FromStr>(&self, column: usize) -> StoreResult<T> {
+        let text: String = self.read(column)?;
+        text.parse().map_err(|_| self.unreadable(column))
+    }
+
+    fn count<T: TryFrom<i64>>(&self, column: usize) -> StoreResult<T> {
+        T::try_from(self.read(column)?).map_err(|_| self.unreadable(column))
+    }
+
+    fn time(&self, column: usize) -> StoreResult<Timestamp> {
+        Ok(Timestamp::from_millis(self.read(column)?))
+    }
+
+    fn time_if_any(&self, column: usize) -> StoreResult<Option<Timestamp>> {
+        Ok(self.read::<Option<i64>>(column)?.map(Timestamp::from_millis))
+    }
+
+    /// The credential that `column` and the next name.
+    fn credential(&self, column: usize) -> StoreResult<CredentialId> {
+        Ok(CredentialId { app: self.parse(column)?, kind: self.parse(column + 1)? })
+    }
+
+    /// The sealed value in `column` and the next.
+    fn sealed(&self, column: usize) -> StoreResult<Sealed> {
+        Ok(Sealed { key: self.read(column)?, bytes: self.read(column + 1)? })
+    }
+
+    fn unreadable(&self, column: usize) -> StoreError {
+        let column = self.row.as_ref().column_name(column).unwrap_or("?").to_owned();
+        StoreError::Corrupt(format!("table {}, row {self}, column {column}", self.table))
+    }
+}
+
+impl fmt::Display for Columns<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for column in 0..self.name {
+            if column > 0 {
+                f.write_str("/")?;
+            }
+            match self.row.get_ref(column) {
+                Ok(ValueRef::Text(text)) => f.write_str(&String::from_utf8_lossy(text))?,
+                Ok(ValueRef::Integer(number)) => write!(f, "{number}")?,
+                _ => f.write_str("?")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) const APP: &str = "SELECT app, alias, kind, issuer, secret_key, secret, revision, created_at, updated_at \
+     FROM apps";
+
+pub(super) fn app(row: &Row<'_>) -> StoreResult<AppRow> {
+    let columns = Columns { row, table: "apps", name: 1 };
+    Ok(AppRow {
+        app: columns.parse(0)?,
+        alias: columns.read(1)?,
+        kind: columns.parse(2)?,
+        issuer: columns.parse(3)?,
+        secret: columns.sealed(4)?,
+        revision: columns.count(6)?,
+        created_at: columns.time(7)?,
+        updated_at: columns.time(8)?,
+    })
+}
+
+pub(super) const KEY: &str =
+    "SELECT id, name, hash, rights, created_at, expires_at, revoked_at FROM client_keys";
+
+pub(super) fn key(row: &Row<'_>) -> StoreResult<KeyRow> {
+    let columns = Columns { row, table: "client_keys", name: 1 };
+    Ok(KeyRow {
+        id: columns.read(0)?,
+        name: columns.read(1)?,
+        hash: columns.read(2)?,
+        rights: columns.read(3)?,
+        created_at: columns.time(4)?,
+        expires_at: columns.time_if_any(5)?,
+        revoked_at: columns.time_if_any(6)?,
+    })
+}
+
+pub(super) const CREDENTIAL: &str = "SELECT app, kind, generation, value_key, value, hash, sent, answered, expires_at, refresh_at, \
+     dead, used_at FROM credentials";
+
+pub(super) fn credential(row: &Row<'_>) -> StoreResult<CredentialRow> {
+    let columns = Columns { row, table: "credentials", name: 2 };
+    Ok(CredentialRow {
+        id: columns.credential(0)?,
+        generation: columns.count(2)?,
+        value: columns.sealed(3)?,
+        hash: columns.read(5)?,
+        sent: columns.time(6)?,
+        answered: columns.time(7)?,
+        expires_at: columns.time(8)?,
+        refresh_at: columns.time(9)?,
+        dead: columns.read(10)?,
+        used_at: columns.time(11)?,
+    })
+}
+
+/// The credential that is all that a query answers.
+pub(super) fn credential_id(row: &Row<'_>) -> StoreResult<CredentialId> {
+    Columns { row, table: "credentials", name: 2 }.credential(0)
+}
+
+/// The generation that is the only column of a query on `credentials` or their history.
+pub(super) fn generation(row: &Row<'_>) -> StoreResult<u64> {
+    Columns { row, table: "credentials", name: 0 }.count(0)
+}
+
+pub(super) const TROUBLE: &str = "SELECT app, kind, errcode, reason, errmsg, rid, action, since, failures, retry_at \
+     FROM troubles";
+
+pub(super) fn trouble(row: &Row<'_>) -> StoreResult<(CredentialId, Trouble)> {
+    let columns = Columns { row, table: "troubles", name: 2 };
+    let trouble = Trouble {
+        errcode: columns.read(2)?,
+        reason: columns.read(3)?,
+        errmsg: columns.read(4)?,
+        rid: columns.read(5)?,
+        action: columns.read(6)?,
+        since: columns.time(7)?,
+        failures: columns.count(8)?,
+        retry_at: columns.time_if_any(9)?,
+    };
+    Ok((columns.credential(0)?, trouble))
+}
+
+pub(super) const LEDGER: &str = "SELECT app, api, day, used, rested_at FROM ledger";
+
+pub(super) fn ledger(row: &Row<'_>) -> StoreResult<LedgerRow> {
+    let columns = Columns { row, table: "ledger", name: 3 };
+    Ok(LedgerRow {
+        api: columns.read(1)?,
+        day: columns.read(2)?,
+        used: columns.count(3)?,
+        rested_at: columns.time(4)?,
+    })
+}
+
+pub(super) const AUDIT: &str = "SELECT number, at, actor, action, object, detail FROM audit";
+
+pub(super) fn audit(row: &Row<'_>) -> StoreResult<(u64, AuditEntry)> {
+    let columns = Columns { row, table: "audit", name: 1 };
+    let entry = AuditEntry {
+        at: columns.time(1)?,
+        actor: Actor::from_text(&columns.read::<String>(2)?),
+        action: columns.read(3)?,
+        object: columns.read(4)?,
+        detail: columns.read(5)?,
+    };
+    Ok((columns.count(0)?, entry))
+}
+
+pub(super) const CHANGE: &str = "SELECT number, app, kind FROM changes";
+
+pub(super) fn change(row: &Row<'_>) -> StoreResult<Change> {
+    let columns = Columns { row, table: "changes", name: 1 };
+    let has = |column| Ok::<_, StoreError>(columns.read::<Option<String>>(column)?.is_some());
+    Ok(match (has(1)?, has(2)?) {
+        (false, _) => Change::Keys,
+        (true, false) => Change::App(columns.parse(1)?),
+        (true, true) => Change::Credential(columns.credential(1)?),
+    })
+}
+
+/// A sealed value by its name in `own_secrets`.
+pub(super) const OWN: &str = "SELECT name, value_key, value FROM own_secrets WHERE name = ?1";
+
+pub(super) fn own(row: &Row<'_>) -> StoreResult<Sealed> {
+    Columns { row, table: "own_secrets", name: 1 }.sealed(1)
+}
+
+/// Sealed values of all tables that are not sealed with one key. Two comparisons instead of one
+/// inequality let SQLite go by the index on the key.
+pub(super) const SEALED_OTHERWISE: &str = "SELECT app, NULL, NULL, secret_key, secret FROM apps \
+         WHERE secret_key < ?1 OR secret_key > ?1 \
+     UNION ALL SELECT app, kind, generation, value_key, value FROM credentials \
+         WHERE value_key < ?1 OR value_key > ?1 \
+     UNION ALL SELECT name, '', NULL, value_key, value FROM own_secrets WHERE value_key <> ?1 \
+     LIMIT ?2";
+
+pub(super) fn sealed(row: &Row<'_>) -> StoreResult<(Place, Sealed)> {
+    let columns = Columns { row, table: "apps, credentials or own_secrets", name: 2 };
+    let place = match columns.read::<Option<String>>(1)?.as_deref() {
+        None => Place::AppSecret(columns.parse(0)?),
+        Some("") => Place::Own(columns.read(0)?),
+        Some(_) => Place::Credential(columns.credential(0)?, columns.count(2)?),
+    };
+    Ok((place, columns.sealed(3)?))
+}
+
+pub(super) const LEASE: &str = "SELECT name, owner, until FROM leases WHERE name = ?1";
+
+pub(super) fn lease(row: &Row<'_>) -> StoreResult<Lease> {
+    let columns = Columns { row, table: "leases", name: 1 };
+    Ok(Lease { name: columns.read(0)?, owner: columns.read(1)?, until: columns.time(2)? })
+}

@@ -1,0 +1,232 @@
+//! A world for a test: one simulated WeChat, one store, any number of brokers on it, one clock that
+//! follows tokio's paused timers.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use broker::{
+    AppEntry, Broker, NewApp, Parts, TokenView,
+    app::{AppKind, Issuer},
+    audit::Actor,
+    seal::Sealer,
+    store::{MemoryStore, Shared, SqliteStore, Store},
+};
+use clock::{Clock, Timestamp};
+use sim::{AppSpec, Sim, TokenState};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// 2026-01-01 08:00 in Beijing.
+pub(crate) const START: Timestamp = Timestamp::from_secs(1_767_225_600);
+
+/// Where a world keeps its state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Backend {
+    Memory,
+    Sqlite,
+}
+
+/// The app of most tests.
+pub(crate) const APP: &str = "wx00000000000000aa";
+
+pub(crate) struct World {
+    pub(crate) sim: Sim,
+    pub(crate) clock: Clock,
+    pub(crate) wechat: wechat::Client,
+    pub(crate) memory: MemoryStore,
+    dir: Option<TempDir>,
+    stop_sim: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// One process, as far as the store can tell.
+pub(crate) struct Replica {
+    pub(crate) broker: Broker,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    died: Arc<AtomicBool>,
+}
+
+impl World {
+    pub(crate) async fn new(backend: Backend) -> Self {
+        let clock = Clock::following_timers(START);
+        let sim = Sim::new(sim::Options::new(clock.clone(), 7));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let tasks = TaskTracker::new();
+        let stop_sim = CancellationToken::new();
+        tasks.spawn(sim.clone().serve(listener, None, stop_sim.clone().cancelled_owned()));
+        let wechat = wechat::Client::new(wechat::Config {
+            hosts: vec![base.parse().unwrap()],
+            ..wechat::Config::default()
+        })
+        .unwrap();
+        let dir = matches!(backend, Backend::Sqlite).then(|| TempDir::new().unwrap());
+        let memory = MemoryStore::new(clock.clone());
+        Self { sim, clock, wechat, memory, dir, stop_sim, tasks }
+    }
+
+    /// A world with one app, and one broker that runs.
+    pub(crate) async fn with_app(
+        backend: Backend,
+        issuer: Issuer,
+    ) -> (Self, Replica, Arc<AppEntry>) {
+        let world = Self::new(backend).await;
+        let replica = world.replica().await;
+        let entry = world.add_app(&replica.broker, APP, issuer).await;
+        (world, replica, entry)
+    }
+
+    /// The stores as another process opens them.
+    pub(crate) async fn stores(&self) -> (Arc<dyn Store>, Arc<dyn Shared>) {
+        match &self.dir {
+            None => (Arc::new(self.memory.clone()), Arc::new(self.memory.clone())),
+            Some(dir) => {
+                let store = open_sqlite(dir.path(), &self.clock).await;
+                (Arc::new(store.clone()), Arc::new(store))
+            }
+        }
+    }
+
+    /// A broker on the world's store that does not run in the background, like a command.
+    pub(crate) async fn idle(&self) -> Broker {
+        let (store, shared) = self.stores().await;
+        self.broker_on(store, shared, self.tasks.clone()).await
+    }
+
+    pub(crate) async fn broker_on(
+        &self,
+        store: Arc<dyn Store>,
+        shared: Arc<dyn Shared>,
+        tasks: TaskTracker,
+    ) -> Broker {
+        let parts = Parts {
+            store,
+            shared,
+            wechat: self.wechat.clone(),
+            clock: self.clock.clone(),
+            sealer: sealer(),
+            tasks,
+        };
+        Broker::open(parts).await.unwrap()
+    }
+
+    /// A broker on the world's store that keeps credentials fresh.
+    pub(crate) async fn replica(&self) -> Replica {
+        let (store, shared) = self.stores().await;
+        self.replica_on(store, shared).await
+    }
+
+    pub(crate) async fn replica_on(
+        &self,
+        store: Arc<dyn Store>,
+        shared: Arc<dyn Shared>,
+    ) -> Replica {
+        let tasks = TaskTracker::new();
+        let broker = self.broker_on(store, shared, tasks.clone()).await;
+        let stop = CancellationToken::new();
+        let died = Arc::new(AtomicBool::new(true));
+        let (running, until, ended) = (broker.clone(), stop.clone(), Arc::clone(&died));
+        tasks.spawn(async move {
+            running.run(until).await;
+            ended.store(false, Ordering::Release);
+        });
+        Replica { broker, stop, tasks, died }
+    }
+
+    /// Makes an app known at WeChat and to a broker.
+    pub(crate) async fn add_app(
+        &self,
+        broker: &Broker,
+        appid: &str,
+        issuer: Issuer,
+    ) -> Arc<AppEntry> {
+        self.sim.add_app(AppSpec::new(appid, secret_of(appid)));
+        broker.add_app(new_app(appid, issuer), &Actor::System).await.unwrap();
+        broker.app(appid).unwrap()
+    }
+
+    /// Lets simulated time pass; every timer in between fires when its time has come.
+    pub(crate) async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    /// What WeChat would say to a token.
+    pub(crate) fn state(&self, view: &TokenView) -> TokenState {
+        self.sim.token_state(APP, view.token.expose())
+    }
+
+    /// Calls of a token endpoint that WeChat has answered with a token.
+    pub(crate) fn mint_calls(&self, appid: &str) -> u64 {
+        let calls = self.sim.calls();
+        ["/cgi-bin/token", "/cgi-bin/stable_token"]
+            .iter()
+            .map(|path| calls.count(path, Some(appid), Some(0)))
+            .sum()
+    }
+
+    /// All calls of a path.
+    pub(crate) fn calls(&self, path: &str) -> u64 {
+        self.sim.calls().count(path, None, None)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop_sim.cancel();
+    }
+}
+
+impl Replica {
+    /// Stops as a server does, and waits until it has.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        assert!(!self.died.load(Ordering::Acquire), "the background task panicked");
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+pub(crate) async fn open_sqlite(dir: &Path, clock: &Clock) -> SqliteStore {
+    SqliteStore::open(&dir.join("xinfu.db"), clock.clone()).await.unwrap()
+}
+
+pub(crate) fn sealer() -> Sealer {
+    Sealer::new([("k1".to_owned(), [7; 32])], "k1").unwrap()
+}
+
+pub(crate) fn secret_of(appid: &str) -> String {
+    format!("secret-of-{appid}")
+}
+
+pub(crate) fn new_app(appid: &str, issuer: Issuer) -> NewApp {
+    NewApp {
+        id: appid.parse().unwrap(),
+        alias: None,
+        kind: AppKind::Official,
+        issuer,
+        secret: wechat::AppSecret::new(secret_of(appid)),
+    }
+}
+
+/// Reads the token as a service that has no special wish.
+pub(crate) async fn read(broker: &Broker, entry: &Arc<AppEntry>) -> TokenView {
+    broker.token(entry, None, Duration::ZERO).await.unwrap()
+}
+
+pub(crate) fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}

@@ -1,0 +1,12 @@
+#![cfg(test)]
+//! The broker against the simulated WeChat, over real sockets, in simulated time.
+
+mod day;
+mod harness;
+mod manage;
+mod model;
+mod refresh;
+mod replicas;
+mod report;
+mod ticket;
+mod trouble;

@@ -1,0 +1,335 @@
+//! Several processes on one store: leases, lost puts, a store out of reach.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use broker::{
+    Broker,
+    app::Issuer,
+    credential::{CredentialId, CredentialKind},
+    store::{Acquired, CredentialRow, Lease, MemoryStore, Place, Shared, StoreResult},
+};
+use clock::Timestamp;
+use futures_util::future::join_all;
+use sim::{Fault, FaultKind, TokenState};
+use tokio_util::task::TaskTracker;
+
+use crate::harness::{APP, Backend, World, read, sealer, secs};
+
+const ISSUERS: [Issuer; 2] = [Issuer::Stable, Issuer::Classic];
+const BACKENDS: [Backend; 2] = [Backend::Memory, Backend::Sqlite];
+
+pub(crate) fn token_of(app: &str) -> CredentialId {
+    CredentialId { app: app.parse().unwrap(), kind: CredentialKind::Token }
+}
+
+#[tokio::test(start_paused = true)]
+async fn eight_processes_cost_one_fetch_per_rotation_and_see_each_others_tokens() {
+    for backend in BACKENDS {
+        let (world, first, _) = World::with_app(backend, Issuer::Classic).await;
+        let mut replicas = vec![first];
+        for _ in 0..3 {
+            replicas.push(world.replica().await);
+        }
+        let mut commands = Vec::new();
+        for _ in 0..4 {
+            commands.push(world.idle().await);
+        }
+        let brokers: Vec<Broker> =
+            replicas.iter().map(|it| it.broker.clone()).chain(commands).collect();
+        let rounds = if matches!(backend, Backend::Memory) { 300 } else { 60 };
+        let mut generation = 0;
+        for _ in 0..rounds {
+            let reads = brokers.iter().map(|broker| async {
+                let entry = broker.app(APP).unwrap();
+                (read(broker, &entry).await, world.clock.now())
+            });
+            for (view, _) in join_all(reads).await {
+                assert_eq!(world.state(&view), TokenState::Live);
+                generation = generation.max(view.generation);
+            }
+            world.pass(secs(300)).await;
+        }
+        assert_eq!(world.mint_calls(APP), generation, "{backend:?}");
+        assert!(generation >= 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_that_start_together_fetch_once() {
+    for issuer in ISSUERS {
+        for backend in BACKENDS {
+            let world = World::new(backend).await;
+            let first = world.idle().await;
+            world.add_app(&first, APP, issuer).await;
+            world.sim.set_fault(Fault::new(FaultKind::LatencyBefore { millis: 700 }));
+            let brokers = join_all((0..6).map(|_| world.idle())).await;
+            let reads = brokers.iter().map(|broker| async {
+                let entry = broker.app(APP).unwrap();
+                read(broker, &entry).await
+            });
+            let views = join_all(reads).await;
+            assert!(views.iter().all(|view| view.token == views[0].token));
+            assert_eq!(world.mint_calls(APP), 1, "{issuer:?} {backend:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_refreshed_by_one_is_served_by_all_within_a_second() {
+    for backend in BACKENDS {
+        let (world, one, entry) = World::with_app(backend, Issuer::Stable).await;
+        let two = world.replica().await;
+        let there = two.broker.app(APP).unwrap();
+        let old = read(&two.broker, &there).await;
+        world.sim.foreign_refresh(APP, sim::Issuer::Stable, true).unwrap();
+        let waiting = two.broker.token_after(&there, None, old.generation, secs(30));
+        let report = async {
+            one.broker.report(&entry, None, &old.token, 40001).await.unwrap();
+            world.clock.now()
+        };
+        let (woken, stored_at) = tokio::join!(waiting, report);
+        let took = world.clock.now().since(stored_at);
+        assert_eq!(woken.unwrap().unwrap().generation, old.generation + 1);
+        assert!(took <= secs(1), "{backend:?}: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_left_by_a_killed_process_is_waited_for_and_taken_over() {
+    let world = World::new(Backend::Memory).await;
+    let broker = world.idle().await;
+    let entry = world.add_app(&broker, APP, Issuer::Classic).await;
+    let (_, shared) = world.stores().await;
+    let name = token_of(APP).to_string();
+    let got = shared.acquire(&name, "somebody-killed", secs(30)).await.unwrap();
+    assert!(matches!(got, Acquired::Yes(_)));
+    assert!(broker.token(&entry, None, Duration::ZERO).await.is_err(), "patience ends");
+    assert_eq!(world.mint_calls(APP), 0);
+    world.pass(secs(25)).await;
+    assert_eq!(read(&broker, &entry).await.generation, 1);
+    assert_eq!(world.mint_calls(APP), 1);
+}
+
+/// Another process stores a generation while ours is fetching: as if our lease had run out.
+pub(crate) async fn overtake(
+    world: &World,
+    generation: u64,
+    token: &str,
+    sent: Timestamp,
+    answered: Timestamp,
+) {
+    let (store, _) = world.stores().await;
+    let place = Place::Credential(token_of(APP), generation);
+    let row = CredentialRow {
+        id: token_of(APP),
+        generation,
+        value: sealer().seal(&place.binding(), token.as_bytes()),
+        hash: [9; 32],
+        sent,
+        answered,
+        expires_at: sent + secs(7200),
+        refresh_at: sent + secs(6930),
+        dead: false,
+        used_at: sent,
+    };
+    assert!(store.put_credential(&row, generation - 1).await.unwrap());
+}
+
+/// A first fetch that takes two seconds, and what happens one second into it.
+async fn raced(
+    issuer: Issuer,
+    delay: FaultKind,
+    meanwhile: impl AsyncFnOnce(&World),
+) -> (World, Broker) {
+    let world = World::new(Backend::Memory).await;
+    let broker = world.idle().await;
+    let entry = world.add_app(&broker, APP, issuer).await;
+    world.sim.set_fault(Fault::new(delay).times(1));
+    let reader = broker.token(&entry, None, Duration::ZERO);
+    let other = async {
+        world.pass(secs(1)).await;
+        meanwhile(&world).await;
+    };
+    let (view, ()) = tokio::join!(reader, other);
+    assert!(view.is_ok(), "{view:?}");
+    world.pass(secs(1)).await;
+    (world, broker)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stable_put_that_loses_asks_once_more() {
+    let slow = FaultKind::LatencyAfter { millis: 2_000 };
+    let (world, broker) = raced(Issuer::Stable, slow, async |world: &World| {
+        let now = world.clock.now();
+        overtake(world, 1, "83_of_somebody_confused", now, now).await;
+    })
+    .await;
+    let view = read(&broker, &broker.app(APP).unwrap()).await;
+    assert_eq!(view.generation, 2);
+    assert_eq!(world.state(&view), TokenState::Live, "what WeChat says now has won");
+    assert_eq!(broker.counters().read().puts_lost, 1);
+    assert_eq!(world.mint_calls(APP), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classic_put_that_loses_wins_when_its_mint_was_later() {
+    let slow = FaultKind::LatencyAfter { millis: 2_000 };
+    let (world, broker) = raced(Issuer::Classic, slow, async |world: &World| {
+        // Theirs was minted long before ours was asked for.
+        let then = world.clock.now() - secs(60);
+        overtake(world, 1, "83_minted_earlier", then, then + secs(1)).await;
+    })
+    .await;
+    let view = read(&broker, &broker.app(APP).unwrap()).await;
+    assert_eq!((view.generation, world.state(&view)), (2, TokenState::Live));
+    assert_eq!(world.mint_calls(APP), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classic_put_that_loses_is_dropped_when_its_mint_was_earlier() {
+    let slow = FaultKind::LatencyAfter { millis: 2_000 };
+    let (world, broker) = raced(Issuer::Classic, slow, async |world: &World| {
+        let token = world.sim.foreign_refresh(APP, sim::Issuer::Classic, false).unwrap();
+        let later = world.clock.now() + secs(5);
+        overtake(world, 1, &token, later, later + secs(1)).await;
+    })
+    .await;
+    let view = read(&broker, &broker.app(APP).unwrap()).await;
+    assert_eq!((view.generation, world.state(&view)), (1, TokenState::Live));
+    assert!(view.expires_in > secs(7000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classic_put_that_loses_with_overlapping_times_trusts_the_stored_one_for_five_minutes() {
+    let slow = FaultKind::LatencyAfter { millis: 2_000 };
+    let (world, broker) = raced(Issuer::Classic, slow, async |world: &World| {
+        let token = world.sim.foreign_refresh(APP, sim::Issuer::Classic, false).unwrap();
+        let now = world.clock.now();
+        overtake(world, 1, &token, now - Duration::from_millis(500), now).await;
+    })
+    .await;
+    let entry = broker.app(APP).unwrap();
+    let view = read(&broker, &entry).await;
+    assert_eq!(view.generation, 1);
+    assert!(view.expires_in <= secs(300) && view.expires_in > secs(290), "{:?}", view.expires_in);
+    let status = broker.status(&entry);
+    let before_the_end = view.expires_at.since(status[0].refresh_at.unwrap());
+    assert_eq!(before_the_end, secs(60));
+    drop(world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_store_out_of_reach_stable_goes_on_and_classic_never_mints() {
+    for issuer in ISSUERS {
+        let (world, replica, entry) = World::with_app(Backend::Memory, issuer).await;
+        let first = read(&replica.broker, &entry).await;
+        world.pass(secs(6000)).await;
+        world.memory.set_reachable(false);
+        world.pass(secs(2000)).await;
+        let while_away = replica.broker.token(&entry, None, Duration::ZERO).await;
+        match issuer {
+            Issuer::Stable => {
+                let view = while_away.unwrap();
+                assert_eq!(world.state(&view), TokenState::Live);
+                assert_ne!(view.token, first.token);
+                assert!(replica.broker.counters().read().fetches_without_lease > 0);
+            }
+            Issuer::Classic => {
+                assert!(while_away.is_err());
+                assert_eq!(world.mint_calls(APP), 1);
+            }
+        }
+        world.memory.set_reachable(true);
+        world.pass(secs(40)).await;
+        let view = read(&replica.broker, &entry).await;
+        assert_eq!(world.state(&view), TokenState::Live, "{issuer:?}: back without a restart");
+        let (store, _) = world.stores().await;
+        let row = store.find_credential(&token_of(APP)).await.unwrap().unwrap();
+        assert_eq!(row.generation, view.generation, "{issuer:?}: what was kept is stored now");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_server_follows_what_a_command_does() {
+    for backend in BACKENDS {
+        let world = World::new(backend).await;
+        let server = world.replica().await;
+        let command = world.idle().await;
+        world.add_app(&command, APP, Issuer::Stable).await;
+        world.pass(secs(2)).await;
+        let entry = server.broker.app(APP).expect("the server knows the app by now");
+        assert!(server.broker.token_now(&entry, None, Duration::ZERO).is_some(), "and its token");
+        let all = broker::key::Rights::all();
+        let actor = broker::audit::Actor::System;
+        let key = command.add_key("shop", all, None, &actor).await.unwrap();
+        world.pass(secs(2)).await;
+        assert!(server.broker.authenticate(key.expose()).is_some());
+        command.revoke_key(&key.id, &actor).await.unwrap();
+        command.remove_app(APP, &actor).await.unwrap();
+        world.pass(secs(2)).await;
+        assert!(server.broker.authenticate(key.expose()).is_none());
+        assert!(server.broker.app(APP).is_none());
+        let calls = world.sim.calls().log.len();
+        world.pass(secs(8000)).await;
+        assert_eq!(world.sim.calls().log.len(), calls, "nothing is fetched for a removed app");
+    }
+}
+
+/// A [`Shared`] whose clock call is held up once, as a process is that the machine stops for a while.
+struct HeldUp {
+    inner: MemoryStore,
+    once: Mutex<Option<Duration>>,
+}
+
+#[async_trait]
+impl Shared for HeldUp {
+    async fn now(&self) -> StoreResult<Timestamp> {
+        let held_up = self.once.lock().unwrap().take();
+        if let Some(time) = held_up {
+            tokio::time::sleep(time).await;
+        }
+        Shared::now(&self.inner).await
+    }
+
+    async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> StoreResult<Acquired> {
+        self.inner.acquire(name, owner, ttl).await
+    }
+
+    async fn renew(&self, lease: &Lease, ttl: Duration) -> StoreResult<Option<Lease>> {
+        self.inner.renew(lease, ttl).await
+    }
+
+    async fn release(&self, lease: &Lease) -> StoreResult<()> {
+        self.inner.release(lease).await
+    }
+
+    async fn wake(&self) -> StoreResult<()> {
+        self.inner.wake().await
+    }
+
+    async fn woken(&self, cursor: u64) -> StoreResult<u64> {
+        self.inner.woken(cursor).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_ran_out_before_sending_is_noticed() {
+    let world = World::new(Backend::Memory).await;
+    let broker = world.idle().await;
+    let entry = world.add_app(&broker, APP, Issuer::Classic).await;
+    let held_up = HeldUp { inner: world.memory.clone(), once: Mutex::new(Some(secs(45))) };
+    let store = Arc::new(world.memory.clone());
+    let late = world.broker_on(store, Arc::new(held_up), TaskTracker::new()).await;
+    let there = late.app(APP).unwrap();
+    assert!(late.token(&there, None, Duration::ZERO).await.is_err(), "patience ends");
+    world.pass(secs(31)).await;
+    let quick = read(&broker, &entry).await;
+    world.pass(secs(60)).await;
+    assert_eq!(quick.generation, 1);
+    assert_eq!(world.mint_calls(APP), 1, "the late one sends nothing without its lease");
+    assert_eq!(late.counters().read().leases_lost, 1);
+}

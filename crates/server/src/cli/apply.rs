@@ -1,0 +1,117 @@
+//! `xinfu app apply`: the apps as a file declares them.
+
+use std::path::{Path, PathBuf};
+
+use broker::{Applied, NewApp, app::UnknownWord};
+use serde::Deserialize;
+use wechat::AppSecret;
+
+use super::{Console, Failure, open::Open};
+use crate::config::{Complaint, secret_file};
+
+/// The file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Declared {
+    /// Not the same as none: a file that was cut off declares nothing.
+    apps: Option<Vec<DeclaredApp>>,
+}
+
+/// One app of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeclaredApp {
+    appid: String,
+    alias: Option<String>,
+    #[serde(default = "official")]
+    kind: String,
+    #[serde(default = "stable")]
+    issuer: String,
+    /// Relative to the folder of the file.
+    secret_file: PathBuf,
+}
+
+/// Makes the registered apps those of a file, and says what that changed.
+pub(crate) async fn run(
+    open: &Open,
+    file: &Path,
+    prune: bool,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let wanted = read(file)?;
+    let Applied { added, changed, unchanged, removed } =
+        open.broker.apply_apps(wanted, prune, &open.actor).await?;
+    for (what, ids) in [("added", &added), ("changed", &changed), ("removed", &removed)] {
+        for id in ids {
+            console.print(&format!("{what} {id}"))?;
+        }
+    }
+    console.say(&format!(
+        "{} added, {} changed, {} removed, {} as declared already",
+        added.len(),
+        changed.len(),
+        removed.len(),
+        unchanged.len()
+    ))?;
+    let declared =
+        |id: &str| [&added, &changed, &unchanged].iter().any(|ids| ids.iter().any(|it| it == id));
+    let others = open.apps().iter().filter(|entry| !declared(entry.app().id.as_str())).count();
+    if others > 0 {
+        console.hint(&format!(
+            "{others} registered apps are not in the file; `--prune` removes such apps"
+        ))?;
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Vec<NewApp>, Failure> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|err| Failure::usage(format!("cannot read `{shown}`: {err}")))?;
+    // The text itself stays out of the message: somebody may have written a secret there.
+    let declared: Declared = toml::from_str(&text).map_err(|err| {
+        let Complaint { line, key, words } = Complaint::of(&text, &err);
+        let line = line.unwrap_or(1);
+        let key = key.map(|key| format!("`{key}`: ")).unwrap_or_default();
+        Failure::usage(format!("`{shown}` line {line}: {key}{words}")).hint(
+            "each `[[apps]]` has `appid`, `secret_file` and optionally `alias`, `kind`, `issuer`",
+        )
+    })?;
+    let declared = declared.apps.ok_or_else(|| {
+        Failure::usage(format!("`{shown}` says nothing about `apps`; nothing was changed"))
+            .hint("`[[apps]]` declares an app; `apps = []` declares that there is none")
+    })?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut seen = std::collections::BTreeSet::new();
+    let mut apps = Vec::with_capacity(declared.len());
+    for app in declared {
+        let problem =
+            |what: String| Failure::usage(format!("`{shown}`: app `{}`: {what}", app.appid));
+        if !seen.insert(app.appid.clone()) {
+            return Err(problem("is declared twice".to_owned()));
+        }
+        let secret = secret_file::read_secret(&folder.join(&app.secret_file))
+            .map_err(|err| problem(format!("`secret_file`: {err}")))?;
+        apps.push(NewApp {
+            id: app.appid.parse().map_err(|err| problem(format!("`appid`: {err}")))?,
+            kind: app.kind.parse().map_err(|err| problem(word("kind", &err)))?,
+            issuer: app.issuer.parse().map_err(|err| problem(word("issuer", &err)))?,
+            secret: AppSecret::new(secret.trim()),
+            alias: app.alias,
+        });
+    }
+    Ok(apps)
+}
+
+/// What a field may be; not what it is, like all values here.
+fn word(field: &str, err: &UnknownWord) -> String {
+    format!("`{field}`: one of {} is expected", err.choices)
+}
+
+fn official() -> String {
+    "official".to_owned()
+}
+
+fn stable() -> String {
+    "stable".to_owned()
+}

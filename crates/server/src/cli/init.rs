@@ -1,0 +1,75 @@
+//! `xinfu init`: a configuration and a master key to begin with.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::rand;
+use broker::seal::MASTER_KEY_LEN;
+
+use super::{Console, Failure};
+use crate::config::{DEFAULT_FILE, reference, secret_file};
+
+/// The id of the first master key.
+const KEY_ID: &str = "k1";
+/// Its file.
+const KEY_FILE: &str = "master-k1.key";
+
+/// Where to write.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The folder to write to; made when it is not there
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+}
+
+/// Writes both files, unless one of them is there already.
+pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<(), Failure> {
+    let folder = &arguments.folder;
+    std::fs::create_dir_all(folder)
+        .map_err(|err| Failure::new(format!("cannot make `{}`: {err}", folder.display())))?;
+    let (config, key) = (folder.join(DEFAULT_FILE), folder.join(KEY_FILE));
+    if let Some(there) = [&config, &key].into_iter().find(|path| path.exists()) {
+        return Err(Failure::new(format!(
+            "`{}` is there already; nothing was written",
+            there.display()
+        ))
+        .hint("a master key that is overwritten is lost, with everything that it sealed"));
+    }
+
+    let mut master_key = [0; MASTER_KEY_LEN];
+    rand::fill(&mut master_key).map_err(|_| Failure::new("the system gives no randomness"))?;
+    write_new(&key, &secret_file::encode_master_key(&master_key), 0o600)?;
+    write_new(&config, &reference::commented_file(KEY_ID, KEY_FILE), 0o644)?;
+
+    console.say(&format!("wrote `{}` and the master key `{}`", config.display(), key.display()))?;
+    console
+        .say("Keep a copy of the master key in a safe place, apart from backups of the store.")?;
+    let option = if folder == Path::new(".") {
+        String::new()
+    } else {
+        format!(" --config {}", config.display())
+    };
+    console.hint(&format!(
+        "`xinfu app add APPID{option}` registers an app, `xinfu serve{option}` runs the server"
+    ))?;
+    Ok(())
+}
+
+/// Writes a file that must not be there yet.
+pub(crate) fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    let write = || -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+        let mut file = options.open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    #[cfg(not(unix))]
+    let _ = mode;
+    write().map_err(|err| Failure::new(format!("cannot write `{}`: {err}", path.display())))
+}

@@ -1,0 +1,200 @@
+//! `xinfu key`: the client keys that services call with.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use broker::{
+    key::{Apps, Permission, Rights},
+    store::KeyRow,
+};
+use clock::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Console, Failure, app::row, open::Place, status};
+use crate::config::span;
+
+/// What to do with client keys.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make a key and print it; it is never shown again
+    #[command(group = clap::ArgGroup::new("rights").required(true))]
+    #[command(group = clap::ArgGroup::new("reach").multiple(true))]
+    Add {
+        /// What people call it: the service that will use it
+        name: String,
+        /// What it may do: token, report, tickets, users, oauth, proxy; several separated by commas
+        #[arg(long, value_delimiter = ',', group = "rights", requires = "reach")]
+        allow: Vec<Permission>,
+        /// Everything on all apps
+        #[arg(long, group = "rights", conflicts_with = "reach")]
+        everything: bool,
+        /// An app it reaches, by appid or alias; may be repeated
+        #[arg(long, value_name = "APP", group = "reach")]
+        app: Vec<String>,
+        /// Every app, those added later too
+        #[arg(long, group = "reach", conflicts_with = "app")]
+        all_apps: bool,
+        /// How long it works, such as `90d`, from `1s` to `36500d`; for ever without it
+        #[arg(long, value_name = "SPAN")]
+        expires_in: Option<String>,
+    },
+    /// List the keys
+    List {
+        /// Revoked and expired ones too
+        #[arg(long)]
+        all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one key
+    Show {
+        /// Its id or name
+        key: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a key
+    Revoke {
+        /// Its id, or its name when only one live key has it
+        key: String,
+    },
+}
+
+/// Runs it.
+pub(crate) async fn run(
+    command: Command,
+    place: &Place<'_>,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    match command {
+        Command::Add { name, allow, everything, app, all_apps, expires_in } => {
+            let expires_in = expires_in.as_deref().map(lifetime).transpose()?;
+            let open = place.open().await?;
+            let rights = if everything {
+                Rights::all()
+            } else {
+                let apps = if all_apps { Apps::All } else { Apps::Only(app.into_iter().collect()) };
+                Rights { permissions: allow.into_iter().collect(), apps, paths: Vec::new() }
+            };
+            let expires_at = expires_in.map(|span| open.broker.now() + span);
+            let key = open.broker.add_key(&name, rights, expires_at, &open.actor).await?;
+            console.print(key.expose())?;
+            console
+                .say(&format!("this is key `{}` of `{name}`; it is never shown again", key.id))?;
+            console.hint("a service sends it as `Authorization: Bearer …`")?;
+        }
+        Command::List { all, json } => {
+            let open = place.open().await?;
+            let now = open.broker.now();
+            let keys = open.broker.keys().await?;
+            let keys = keys.iter().filter(|key| all || state(key, now) == "live");
+            list(&keys.collect::<Vec<_>>(), now, json, console)?;
+        }
+        Command::Show { key, json } => {
+            let open = place.open().await?;
+            let keys = open.broker.keys().await?;
+            let found = keys.iter().filter(|row| row.id == key || row.name == key);
+            let found: Vec<_> = found.collect();
+            if found.is_empty() {
+                return Err(broker::ManageError::NoSuchKey(key).into());
+            }
+            list(&found, open.broker.now(), json, console)?;
+        }
+        Command::Revoke { key } => {
+            let open = place.open().await?;
+            open.broker.revoke_key(&key, &open.actor).await?;
+            console
+                .say(&format!("revoked `{key}`; a running server refuses it within 2 seconds"))?;
+        }
+    }
+    Ok(())
+}
+
+/// How long a key is to work.
+fn lifetime(text: &str) -> Result<Duration, Failure> {
+    /// A hundred years.
+    const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
+    let problem = |what: &str| Failure::usage(format!("`--expires-in` is `{text}`; {what}"));
+    let span =
+        span::parse(text).ok_or_else(|| problem(&format!("{} is expected", span::EXPECTED)))?;
+    if (Duration::from_secs(1)..=LONGEST).contains(&span) {
+        Ok(span)
+    } else {
+        Err(problem("`1s` to `36500d` is allowed"))
+    }
+}
+
+fn list(
+    keys: &[&KeyRow],
+    now: Timestamp,
+    json: bool,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    if json {
+        let keys: Vec<Value> = keys.iter().map(|key| as_json(key, now)).collect();
+        return Ok(console.print(&json!(keys).to_string())?);
+    }
+    if keys.is_empty() {
+        console.say("there is no live key")?;
+        return Ok(console.hint("`xinfu key add NAME --allow token,report --app APP` makes one")?);
+    }
+    let mut rows = vec![row(["ID", "NAME", "STATE", "MAY", "ON", "MADE", "ENDS"])];
+    for key in keys {
+        let rights = rights(key);
+        let may: Vec<_> = rights.permissions.iter().map(|one| one.as_str()).collect();
+        rows.push(row([
+            &key.id,
+            &key.name,
+            state(key, now),
+            &may.join(","),
+            &apps(&rights).unwrap_or_else(|| "all apps".to_owned()),
+            &status::date(key.created_at),
+            &key.expires_at.map_or_else(|| "-".to_owned(), status::date),
+        ]));
+    }
+    Ok(console.table(&rows)?)
+}
+
+fn as_json(key: &KeyRow, now: Timestamp) -> Value {
+    let rights = rights(key);
+    json!({
+        "id": key.id,
+        "name": key.name,
+        "state": state(key, now),
+        "allow": rights.permissions.iter().map(|one| one.as_str()).collect::<Vec<_>>(),
+        "apps": match &rights.apps {
+            Apps::All => json!("all"),
+            Apps::Only(apps) => json!(apps),
+        },
+        "created_at": key.created_at.as_secs(),
+        "expires_at": key.expires_at.map(Timestamp::as_secs),
+        "revoked_at": key.revoked_at.map(Timestamp::as_secs),
+    })
+}
+
+fn state(key: &KeyRow, now: Timestamp) -> &'static str {
+    if key.revoked_at.is_some() {
+        "revoked"
+    } else if key.expires_at.is_some_and(|end| end <= now) {
+        "expired"
+    } else {
+        "live"
+    }
+}
+
+/// What a key may do; nothing, when that cannot be read.
+fn rights(key: &KeyRow) -> Rights {
+    serde_json::from_str(&key.rights).unwrap_or_else(|_| Rights {
+        permissions: BTreeSet::new(),
+        apps: Apps::Only(BTreeSet::new()),
+        paths: Vec::new(),
+    })
+}
+
+fn apps(rights: &Rights) -> Option<String> {
+    match &rights.apps {
+        Apps::All => None,
+        Apps::Only(apps) => Some(apps.iter().cloned().collect::<Vec<_>>().join(",")),
+    }
+}

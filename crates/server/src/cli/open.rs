@@ -1,0 +1,121 @@
+//! From a configuration to a broker: what every command that touches the store begins with.
+
+use std::{path::Path, sync::Arc};
+
+use broker::{
+    AppEntry, Broker, Parts,
+    audit::Actor,
+    seal::Sealer,
+    store::{Shared, SqliteStore, Store},
+};
+use clock::Clock;
+use tokio_util::task::TaskTracker;
+
+use super::{Console, Failure};
+use crate::{
+    config::{self, Environment, Loaded, LogFormat, Settings, StorePlace},
+    telemetry,
+};
+
+/// Where the configuration comes from.
+pub(crate) struct Place<'a> {
+    /// The file named on the command line.
+    pub(crate) config: Option<&'a Path>,
+    /// The environment.
+    pub(crate) environment: &'a Environment,
+}
+
+/// An open store and everything around it.
+pub(crate) struct Open {
+    /// The configuration.
+    pub(crate) settings: Settings,
+    /// The broker. Nothing is refreshed in the background unless its `run` is called.
+    pub(crate) broker: Broker,
+    /// Who owns its tasks.
+    pub(crate) tasks: TaskTracker,
+    /// Who is named in the audit log.
+    pub(crate) actor: Actor,
+}
+
+impl Place<'_> {
+    /// Reads the configuration.
+    pub(crate) fn load(&self) -> Result<Loaded, Failure> {
+        Ok(config::load(self.config, self.environment)?)
+    }
+
+    /// Opens the store for a single command, which logs errors only: what went wrong is told by the
+    /// command itself.
+    pub(crate) async fn open(&self) -> Result<Open, Failure> {
+        let settings = self.load()?.settings;
+        telemetry::start(LogFormat::Human, "error", self.environment)?;
+        self.open_with(settings).await
+    }
+
+    /// Opens the store that the settings name.
+    pub(crate) async fn open_with(&self, settings: Settings) -> Result<Open, Failure> {
+        let clock = Clock::real();
+        let store = open_store(&settings.store, clock.clone()).await?;
+        let tasks = TaskTracker::new();
+        let parts = Parts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            shared: store as Arc<dyn Shared>,
+            wechat: wechat::Client::new(settings.upstream.clone())
+                .map_err(|err| Failure::usage(err.to_string()))?,
+            clock,
+            sealer: sealer(&settings)?,
+            tasks: tasks.clone(),
+        };
+        let broker = Broker::open(parts).await?;
+        Ok(Open { settings, broker, tasks, actor: self.actor() })
+    }
+
+    /// Who is named in the audit log.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::Operator(self.environment.user_name())
+    }
+}
+
+impl Open {
+    /// The app of this appid or alias.
+    pub(crate) fn app(&self, name: &str) -> Result<Arc<AppEntry>, Failure> {
+        self.broker.app(name).ok_or_else(|| broker::ManageError::NoSuchApp(name.to_owned()).into())
+    }
+
+    /// All apps, by appid.
+    pub(crate) fn apps(&self) -> Vec<Arc<AppEntry>> {
+        let mut apps = self.broker.apps();
+        apps.sort_by_key(|entry| entry.app().id.clone());
+        apps
+    }
+
+    /// Waits for tasks that are under way, so that what WeChat has answered is stored.
+    pub(crate) async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Opens the store.
+pub(crate) async fn open_store(
+    place: &StorePlace,
+    clock: Clock,
+) -> Result<Arc<SqliteStore>, Failure> {
+    let StorePlace::Sqlite(path) = place;
+    let store = SqliteStore::open(path, clock).await;
+    store
+        .map(Arc::new)
+        .map_err(|err| Failure::new(format!("cannot open the store `{}`: {err}", path.display())))
+}
+
+fn sealer(settings: &Settings) -> Result<Sealer, Failure> {
+    Ok(settings.sealer()?)
+}
+
+/// Says which variables look like ours and mean nothing.
+pub(crate) fn warn_of_unknown(loaded: &Loaded, console: &mut Console) -> Result<(), Failure> {
+    for name in &loaded.unknown_variables {
+        console
+            .warn(&format!("`{name}` is set, but no key of the configuration has this variable"))?;
+    }
+    Ok(())
+}

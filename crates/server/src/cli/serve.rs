@@ -1,0 +1,151 @@
+//! `xinfu serve`: the server.
+
+use std::{future::Future, io, net::SocketAddr, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Console, Failure,
+    open::{Open, Place},
+};
+use crate::{
+    config::{Settings, StorePlace},
+    http::{self, App, Listener},
+    telemetry,
+};
+
+/// Opens everything, serves until told to stop, and finishes what is in flight.
+pub(crate) async fn run(place: &Place<'_>, console: &mut Console) -> Result<(), Failure> {
+    let loaded = place.load()?;
+    let settings = &loaded.settings;
+    telemetry::start(settings.log_format, &settings.log_level, place.environment)?;
+    for name in &loaded.unknown_variables {
+        tracing::warn!(name, "a variable is set, but no key of the configuration has it");
+    }
+    for (what, remedy) in settings.in_the_clear() {
+        tracing::warn!(remedy, "{what}");
+    }
+    // Before the first line is printed, so that whoever waits for it can stop us in good order.
+    let signals = stop_signals()?;
+    let open = place.open_with(settings.clone()).await?;
+    let listener = listen(settings).await?;
+
+    let address = listener.tcp.local_addr()?;
+    let scheme = if listener.tls.is_some() { "https" } else { "http" };
+    let StorePlace::Sqlite(store) = &settings.store;
+    let apps = open.broker.apps().len();
+    let plural = if apps == 1 { "" } else { "s" };
+    let line = format!(
+        "xinfu {} serves {apps} app{plural} on {scheme}://{address}, store `{}`",
+        env!("CARGO_PKG_VERSION"),
+        store.display()
+    );
+    // A server goes on when nobody reads what it prints.
+    if let Err(err) = console.print(&line) {
+        tracing::warn!(error = %err, "the start line was not printed");
+    }
+
+    let stop = CancellationToken::new();
+    let app = App::new(open.broker.clone(), settings.limits.clone());
+    let served = http::serve(listener, app, stop.clone());
+    let work = async {
+        serve_and_refresh(&open, served).await;
+        finish(&open).await;
+        tracing::info!("stopped");
+        Ok(())
+    };
+    let told_twice = async {
+        signals.await;
+        tracing::info!("stopping: finishing what is in flight");
+        stop.cancel();
+        stop_signals()?.await;
+        Err(Failure::new("told to stop a second time: what was in flight is cut off"))
+    };
+    tokio::select! {
+        worked = work => worked,
+        cut = told_twice => cut,
+    }
+}
+
+/// Serves, and refreshes for as long: a request in flight may still need a token.
+async fn serve_and_refresh(open: &Open, served: impl Future<Output = ()>) {
+    let done = CancellationToken::new();
+    let served = async {
+        served.await;
+        done.cancel();
+    };
+    tokio::join!(served, open.broker.run(done.clone()));
+}
+
+/// Waits for the refreshes that are under way: what WeChat has answered must be stored.
+async fn finish(open: &Open) {
+    /// Longer than any call to WeChat may take.
+    const GRACE: Duration = Duration::from_secs(35);
+    if tokio::time::timeout(GRACE, open.finish()).await.is_err() {
+        tracing::error!(tasks = open.tasks.len(), "stopping although refreshes are under way");
+    }
+}
+
+/// Binds the listener for services.
+pub(crate) async fn listen(settings: &Settings) -> Result<Listener, Failure> {
+    let tls = settings.tls()?;
+    let address = settings.api.address;
+    let tcp = TcpListener::bind(address).await.map_err(|err| cannot_listen(address, &err))?;
+    Ok(Listener { tcp, tls })
+}
+
+/// Why an address cannot be listened on, and what to do.
+pub(crate) fn cannot_listen(address: SocketAddr, err: &io::Error) -> Failure {
+    let failure = Failure::new(format!("cannot listen on `{address}`: {err}"));
+    match err.kind() {
+        io::ErrorKind::AddrInUse => {
+            failure.hint("another server has this port; `listen.api` names another")
+        }
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => failure.hint(
+            "ports below 1024 need a right: let `listen.api` name a higher one, or give the \
+             process `CAP_NET_BIND_SERVICE`",
+        ),
+        _ => failure.hint("let `listen.api` name an address of this machine"),
+    }
+}
+
+/// Waits for SIGTERM, SIGINT or Ctrl-C; listens for them from the moment it is called.
+pub(crate) fn stop_signals() -> Result<impl Future<Output = ()>, Failure> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+    }
+    #[cfg(not(unix))]
+    Ok(async {
+        // Without a way to hear of it, the process is ended by the system.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_low_port_has_its_own_hint() {
+        let hint = |address: &str, kind: io::ErrorKind| {
+            let failure = cannot_listen(address.parse().unwrap(), &kind.into());
+            failure.hints.join(" ")
+        };
+        let denied = io::ErrorKind::PermissionDenied;
+        assert!(hint("127.0.0.1:443", denied).contains("CAP_NET_BIND_SERVICE"));
+        assert!(!hint("127.0.0.1:7080", denied).contains("CAP_NET_BIND_SERVICE"));
+        assert!(hint("127.0.0.1:443", io::ErrorKind::AddrInUse).contains("another server"));
+    }
+}

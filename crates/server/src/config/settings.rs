@@ -1,0 +1,341 @@
+//! The configuration as meant.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ::http::Uri;
+use broker::seal::Sealer;
+
+use super::{ConfigError, file::Typed, log, secret_file, span};
+use crate::http::{Limits, Tls, TlsError};
+
+/// What xinfu is told to do.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where state is kept.
+    pub store: StorePlace,
+    /// The listener for services.
+    pub api: Listener,
+    /// The way to WeChat.
+    pub upstream: wechat::Config,
+    /// The master keys; at least one.
+    pub master_keys: Vec<MasterKeyFile>,
+    /// The id of the one to seal with, which is among them.
+    pub seal_with: String,
+    /// What a client may take of the server.
+    pub limits: Limits,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// What is logged, as directives.
+    pub log_level: String,
+}
+
+/// Where state is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorePlace {
+    /// In a SQLite file.
+    Sqlite(PathBuf),
+}
+
+/// Where to listen, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Certificate and key, when it speaks TLS.
+    pub tls: Option<TlsFiles>,
+}
+
+/// The two files of a listener that speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// A master key and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasterKeyFile {
+    /// The name that sealed values know it by.
+    pub id: String,
+    /// The file that holds it.
+    pub file: PathBuf,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Settings {
+    /// Resolves what was typed.
+    pub fn of(typed: &Typed) -> Result<Self, ConfigError> {
+        let (master_keys, seal_with) = master_keys(typed)?;
+        Ok(Self {
+            store: store(typed)?,
+            api: listener(typed)?,
+            upstream: upstream(typed)?,
+            master_keys,
+            seal_with,
+            limits: limits(typed)?,
+            log_format: log_format(typed)?,
+            log_level: log_level(typed)?,
+        })
+    }
+
+    /// Reads the master key files.
+    pub fn sealer(&self) -> Result<Sealer, ConfigError> {
+        let read = |key: &MasterKeyFile| {
+            Ok((key.id.clone(), secret_file::read_master_key(&key.id, &key.file)?))
+        };
+        let keys = self.master_keys.iter().map(read).collect::<Result<Vec<_>, ConfigError>>()?;
+        Sealer::new(keys, &self.seal_with).map_err(|err| ConfigError::new(err.to_string()))
+    }
+
+    /// Reads the certificate and the key of the listener, when it speaks TLS.
+    pub fn tls(&self) -> Result<Option<Tls>, ConfigError> {
+        let Some(TlsFiles { cert, key }) = &self.api.tls else { return Ok(None) };
+        let problem = |err: TlsError| {
+            let name = match &err {
+                TlsError::Read { path, .. } | TlsError::Pem { path, .. } if path == key => {
+                    "listen.api_tls_key"
+                }
+                _ => "listen.api_tls_cert",
+            };
+            ConfigError::new(format!("`{name}` cannot be used: {err}"))
+        };
+        Tls::from_files(cert, key).map(Some).map_err(problem)
+    }
+
+    /// Where secrets travel in the clear beyond this machine: what is so, and what to do.
+    pub fn in_the_clear(&self) -> Vec<(String, &'static str)> {
+        let mut found = Vec::new();
+        let address = self.api.address;
+        if self.api.tls.is_none() && !address.ip().to_canonical().is_loopback() {
+            found.push((
+                format!("`listen.api` is `{address}` without TLS: keys and tokens can be read on the way"),
+                "set `listen.api_tls_cert` and `listen.api_tls_key`, or put TLS in front of it",
+            ));
+        }
+        if let Some(url) = self.upstream.hosts.iter().find(|url| is_open(url)) {
+            let host = url.host().unwrap_or_default();
+            found.push((
+                format!(
+                    "`upstream.base_urls` calls `{host}` without TLS: AppSecrets can be read on the way"
+                ),
+                "use `https://`",
+            ));
+        }
+        found
+    }
+}
+
+/// The text is not quoted: a URL may hold a password.
+fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
+    let text = &typed.raw.store;
+    match text.split_once(':') {
+        Some(("sqlite", path)) if !path.is_empty() => {
+            let path = match path.strip_prefix("//") {
+                None => path,
+                Some(absolute) if absolute.starts_with('/') => absolute,
+                Some(_) => {
+                    return Err(typed
+                        .problem("store", "is a URL with a host, which a file has not")
+                        .hint(
+                            "write `sqlite:xinfu.db`, or `sqlite:/abs/path` with the whole path",
+                        ));
+                }
+            };
+            Ok(StorePlace::Sqlite(typed.path(path)))
+        }
+        Some(("postgres" | "postgresql", _)) => Err(typed
+            .problem("store", "names PostgreSQL, which this version does not speak yet")
+            .hint("use `sqlite:` and the path of a file")),
+        _ => Err(typed.problem("store", "must be `sqlite:` and the path of a file")),
+    }
+}
+
+fn listener(typed: &Typed) -> Result<Listener, ConfigError> {
+    let raw = &typed.raw.listen;
+    let address = raw.api.parse().map_err(|_| {
+        let expected = "an address and a port, such as `127.0.0.1:7080` or `[::]:7080`";
+        typed.problem("listen.api", format!("is `{}`; {expected} is expected", raw.api))
+    })?;
+    let tls = match (&raw.api_tls_cert, &raw.api_tls_key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => Some(TlsFiles { cert: typed.path(cert), key: typed.path(key) }),
+        (Some(_), None) => {
+            return Err(typed.problem("listen.api_tls_cert", "needs `listen.api_tls_key` too"));
+        }
+        (None, Some(_)) => {
+            return Err(typed.problem("listen.api_tls_key", "needs `listen.api_tls_cert` too"));
+        }
+    };
+    Ok(Listener { address, tls })
+}
+
+fn upstream(typed: &Typed) -> Result<wechat::Config, ConfigError> {
+    /// A call must end well before the lease under which it is made.
+    const CALL: Duration = Duration::from_secs(30);
+    let raw = &typed.raw.upstream;
+    let hosts = raw.base_urls.iter().map(|url| {
+        url.parse::<Uri>().map_err(|_| typed.problem("upstream.base_urls", "holds what is no URL"))
+    });
+    let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+    let ca_pem = match &raw.ca_file {
+        None => None,
+        Some(file) => {
+            let path = typed.path(file);
+            let problem = |err| format!("cannot be read from `{}`: {err}", path.display());
+            let pem = std::fs::read(&path)
+                .map_err(|err| typed.problem("upstream.ca_file", problem(err)))?;
+            Some(pem)
+        }
+    };
+    let (proxy_key, proxy) = match (&raw.proxy, &raw.proxy_file) {
+        (Some(_), Some(_)) => {
+            return Err(
+                typed.problem("upstream.proxy", "and `upstream.proxy_file` exclude each other")
+            );
+        }
+        (Some(proxy), None) => ("upstream.proxy", Some(proxy.clone())),
+        (None, Some(file)) => {
+            let read = secret_file::read_secret(&typed.path(file)).map_err(|err| {
+                typed.problem("upstream.proxy_file", format!("cannot be used: {err}"))
+            });
+            ("upstream.proxy_file", Some(read?))
+        }
+        (None, None) => ("upstream.proxy", None),
+    };
+    let proxy = proxy.map(|url| {
+        let url = url.parse::<Uri>().ok().filter(|url| url.scheme_str() == Some("http"));
+        let expected = "is no URL such as `http://[user:password@]host:port`";
+        url.ok_or_else(|| typed.problem(proxy_key, expected))
+    });
+    let proxy = proxy.transpose()?;
+    let config = wechat::Config {
+        hosts,
+        ca_pem,
+        proxy,
+        connect_timeout: span(typed, "upstream.connect_timeout", &raw.connect_timeout, CALL)?,
+        call_timeout: span(typed, "upstream.call_timeout", &raw.call_timeout, CALL)?,
+    };
+    // What is wrong with the rest is known to the client alone; building one makes no connection.
+    wechat::Client::new(config.clone()).map_err(|err| {
+        let key = match err {
+            wechat::ConfigError::Certificates => "upstream.ca_file",
+            wechat::ConfigError::Proxy => proxy_key,
+            wechat::ConfigError::Timeout => "upstream.call_timeout",
+            _ => "upstream.base_urls",
+        };
+        typed.problem(key, format!("cannot be used: {err}"))
+    })?;
+    Ok(config)
+}
+
+/// Whether calls to a URL can be read outside of this machine.
+fn is_open(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let here = host == "localhost"
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+    url.scheme_str() == Some("http") && !here
+}
+
+fn limits(typed: &Typed) -> Result<Limits, ConfigError> {
+    /// The longest span that makes sense here.
+    const LONGEST: Duration = Duration::from_secs(600);
+    let raw = &typed.raw.limits;
+    let number = |key: &str, value: u64, least: u64, most: u64| {
+        if (least..=most).contains(&value) {
+            return Ok(usize::try_from(value).unwrap_or(usize::MAX));
+        }
+        Err(typed.problem(key, format!("is {value}; {least} to {most} is allowed")))
+    };
+    let time = |key: &str, text: &str| span(typed, key, text, LONGEST);
+    Ok(Limits {
+        body: number("limits.body", raw.body, 1, 1 << 30)?,
+        header_bytes: number("limits.header_bytes", raw.header_bytes, 8 * 1024, 1 << 20)?,
+        header_count: number("limits.header_count", raw.header_count, 10, 1_000)?,
+        header_read_timeout: time("limits.header_read_timeout", &raw.header_read_timeout)?,
+        request_timeout: time("limits.request_timeout", &raw.request_timeout)?,
+        write_timeout: time("limits.write_timeout", &raw.write_timeout)?,
+        connections: number("limits.connections", raw.connections, 1, 1 << 20)?,
+        grace: time("limits.grace", &raw.grace)?,
+        batch: number("limits.batch", raw.batch, 1, 1_000_000)?,
+    })
+}
+
+fn span(typed: &Typed, key: &str, text: &str, longest: Duration) -> Result<Duration, ConfigError> {
+    let problem = |what: String| typed.problem(key, format!("is `{text}`; {what}"));
+    let span =
+        span::parse(text).ok_or_else(|| problem(format!("{} is expected", span::EXPECTED)))?;
+    if span.is_zero() || span > longest {
+        let longest = span::words(longest);
+        return Err(problem(format!("more than 0 and at most {longest} is allowed")));
+    }
+    Ok(span)
+}
+
+fn master_keys(typed: &Typed) -> Result<(Vec<MasterKeyFile>, String), ConfigError> {
+    let raw = &typed.raw;
+    let mut seen = BTreeSet::new();
+    for key in &raw.master_keys {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if key.id.is_empty() || key.id.len() > 64 || !key.id.chars().all(plain) {
+            let problem = "holds an id that has not 1 to 64 characters of A-Z a-z 0-9 _ -";
+            return Err(typed.problem("master_keys", problem));
+        }
+        if !seen.insert(key.id.as_str()) {
+            let problem = format!("holds the id `{}` twice", key.id);
+            return Err(typed.problem("master_keys", problem));
+        }
+    }
+    let seal_with = match (&raw.seal_with, raw.master_keys.as_slice()) {
+        (_, []) => {
+            return Err(typed
+                .problem("master_keys", "is empty, and secrets are never stored open")
+                .hint("`xinfu init` makes a master key"));
+        }
+        (Some(id), _) if seen.contains(id.as_str()) => id.clone(),
+        (Some(id), _) => {
+            let problem = format!("is `{id}`, and no master key has that id");
+            return Err(typed.problem("seal_with", problem));
+        }
+        (None, [only]) => only.id.clone(),
+        (None, _) => {
+            let problem = "is needed when there are several master keys";
+            return Err(typed.problem("seal_with", problem));
+        }
+    };
+    let place = |key: &super::file::RawMasterKey| MasterKeyFile {
+        id: key.id.clone(),
+        file: typed.path(&key.file),
+    };
+    Ok((raw.master_keys.iter().map(place).collect(), seal_with))
+}
+
+fn log_format(typed: &Typed) -> Result<LogFormat, ConfigError> {
+    match typed.raw.log.format.as_str() {
+        "human" => Ok(LogFormat::Human),
+        "json" => Ok(LogFormat::Json),
+        other => {
+            Err(typed.problem("log.format", format!("is `{other}`; `human` or `json` is allowed")))
+        }
+    }
+}
+
+fn log_level(typed: &Typed) -> Result<String, ConfigError> {
+    let level = &typed.raw.log.level;
+    let problem = || typed.problem("log.level", format!("is `{level}`; {}", log::EXPECTED));
+    log::directives(level).ok_or_else(problem)
+}

@@ -1,0 +1,187 @@
+//! One request in, one answer out.
+//!
+//! Nearly every request is a token read that memory can answer. Such a one is answered on the spot,
+//! without a lock and without the router; whatever is out of the ordinary about it is left to the
+//! router, so that there is one place for every rule and every error.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Future, Ready, ready},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request as RouterRequest,
+    http::{HeaderValue, Method, Request, Response},
+    routing::{MethodFilter, MethodRouter},
+};
+use bytes::Bytes;
+use futures_util::future::Either;
+use http_body_util::Full;
+use hyper::body::Body as HttpBody;
+use tower::ServiceExt;
+
+use super::{
+    Access, App, Operation, ROUTES, Route,
+    call::{self, Parameters},
+    problem::{Problem, ProblemType},
+    request_id::X_REQUEST_ID,
+    token,
+};
+
+/// The body of an answer: small and whole, or whatever the router made.
+pub type Payload = http_body_util::Either<Full<Bytes>, Body>;
+
+/// A body that is there as a whole.
+pub(super) fn payload(bytes: impl Into<Bytes>) -> Payload {
+    Payload::Left(Full::new(bytes.into()))
+}
+
+/// The API as a service of [`hyper`]. Cloning gives another handle to the same one.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    app: App,
+    router: Router,
+    /// Who may read a token, from the table.
+    token: Access,
+}
+
+impl Service {
+    /// The service of an app.
+    pub fn new(app: App) -> Self {
+        let router = router(&app);
+        Self(Arc::new(Inner { app, router, token: Route::of(Operation::ReadToken).access }))
+    }
+
+    /// Answers a request.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<Payload>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match self.token_at_hand(&request) {
+            Some(response) => response,
+            None => self.clone().route(request).await,
+        }
+    }
+
+    /// The answer to a plain token read that memory can give. Takes no lock.
+    fn token_at_hand<B>(&self, request: &Request<B>) -> Option<Response<Payload>> {
+        let Inner { app, token: Access::Needs(permission), .. } = &*self.0 else { return None };
+        if request.method() != Method::GET {
+            return None;
+        }
+        let path = request.uri().path();
+        let name = path.strip_prefix("/v1/apps/")?.strip_suffix("/token")?;
+        let min_ttl = match request.uri().query() {
+            None => Duration::ZERO,
+            Some(query) => token::plain_min_ttl(query)?,
+        };
+        let key = app.broker.authenticate(call::bearer(request.headers()).ok()?)?;
+        let entry = app.broker.app(name)?;
+        if !key.may(*permission) || !key.reaches(&entry.app().id) {
+            return None;
+        }
+        let view = app.broker.token_now(&entry, Some(&key), min_ttl)?;
+        let mut response = token::answer(&view);
+        let request_id = app.request_ids.of(request.headers());
+        tracing::debug!(
+            method = "GET",
+            route = "/v1/apps/{app}/token",
+            key.id = %key.id,
+            app.id = %entry.app().id,
+            status = 200,
+            request.id = request_id.to_str().unwrap_or_default(),
+            "answered from memory"
+        );
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
+        Some(response)
+    }
+
+    async fn route<B>(self, request: Request<B>) -> Response<Payload>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let router = self.0.router.clone();
+        let Ok(response) = router.oneshot(request.map(Body::new)).await;
+        response.map(Payload::Right)
+    }
+}
+
+impl<B> hyper::service::Service<Request<B>> for Service
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Payload>;
+    type Error = Infallible;
+    type Future = Either<
+        Ready<Result<Response<Payload>, Infallible>>,
+        Pin<Box<dyn Future<Output = Result<Response<Payload>, Infallible>> + Send>>,
+    >;
+
+    fn call(&self, request: Request<B>) -> Self::Future {
+        if let Some(response) = self.token_at_hand(&request) {
+            return Either::Left(ready(Ok(response)));
+        }
+        let this = self.clone();
+        Either::Right(Box::pin(async move { Ok(this.route(request).await) }))
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Service").field(&self.0.app).finish()
+    }
+}
+
+/// The router: the routes of the table and no other.
+fn router(app: &App) -> Router {
+    let mut router = Router::new();
+    let mut paths: Vec<&'static str> = ROUTES.iter().map(|route| route.path).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    for path in paths {
+        router = router.route(path, methods(app, path));
+    }
+    let app = app.clone();
+    router.fallback(move |request: RouterRequest| async move {
+        let detail = "There is no such path; `/v1/openapi.json` lists those that there are.";
+        call::refuse(&app, &request, Problem::new(ProblemType::NotFound, detail))
+    })
+}
+
+/// The methods of one path, and the refusal of all others.
+fn methods(app: &App, path: &'static str) -> MethodRouter {
+    let routes: Vec<&'static Route> = ROUTES.iter().filter(|route| route.path == path).collect();
+    let allow: Vec<&str> = routes
+        .iter()
+        .flat_map(|route| match route.method {
+            Method::GET => vec!["GET", "HEAD"],
+            _ => vec![route.method.as_str()],
+        })
+        .collect();
+    let allow = HeaderValue::try_from(allow.join(", ")).expect("methods make a header value");
+    let mut methods = MethodRouter::new();
+    for route in routes {
+        let filter = MethodFilter::try_from(route.method.clone())
+            .expect("the table has only common methods");
+        let app = app.clone();
+        let endpoint = move |parameters: Parameters, request: RouterRequest| async move {
+            call::answer(&app, route, parameters, request).await
+        };
+        methods = methods.on(filter, endpoint);
+    }
+    let app = app.clone();
+    methods.fallback(move |request: RouterRequest| async move {
+        call::refuse(&app, &request, Problem::method_not_allowed(allow))
+    })
+}

@@ -1,0 +1,193 @@
+//! No secret leaves: not in logs, not in errors, not in the clear part of the database.
+
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD},
+};
+use serde_json::json;
+
+use crate::process::{Folder, PATIENCE, Printed, SimProcess};
+
+/// With characters that queries escape.
+const SECRET: &str = "canary+Secret/one=0123456789";
+const WRONG: &str = "canary+Secret/wrong=987654321";
+
+/// What must not be seen, and everything that was.
+struct Canaries {
+    secrets: Vec<(String, Vec<u8>)>,
+    seen: Vec<(String, Vec<u8>)>,
+}
+
+impl Canaries {
+    fn hide(&mut self, name: &str, secret: impl AsRef<[u8]>) {
+        let secret = secret.as_ref().to_vec();
+        assert!(secret.len() >= 20, "{name} is too short to be looked for");
+        self.secrets.push((name.to_owned(), secret));
+    }
+
+    fn saw(&mut self, what: &str, printed: &Printed) {
+        self.seen.push((format!("{what}: standard output"), printed.out.clone().into_bytes()));
+        self.saw_err(what, printed);
+    }
+
+    fn saw_err(&mut self, what: &str, printed: &Printed) {
+        self.seen.push((format!("{what}: standard error"), printed.err.clone().into_bytes()));
+    }
+
+    fn check(&self) {
+        let find = |text: &[u8], form: &[u8]| text.windows(form.len()).any(|part| part == form);
+        for (name, secret) in &self.secrets {
+            for form in forms(secret) {
+                for (place, text) in &self.seen {
+                    let form_shown = String::from_utf8_lossy(&form);
+                    assert!(!find(text, &form), "{name} is in {place}, as {form_shown}");
+                }
+            }
+        }
+    }
+}
+
+/// A secret as it is, in base64 at each of its three alignments, in hexadecimal, and as queries
+/// write it.
+fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
+    let mut forms = vec![secret.to_vec()];
+    for skip in 0..3 {
+        let part = &secret[skip..];
+        let part = &part[..part.len() / 3 * 3];
+        forms.push(BASE64_STANDARD_NO_PAD.encode(part).into_bytes());
+        forms.push(BASE64_URL_SAFE_NO_PAD.encode(part).into_bytes());
+    }
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    forms.push(hex.to_uppercase().into_bytes());
+    forms.push(hex.into_bytes());
+    let escape = |byte: &u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(*byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    let escaped: String = secret.iter().map(escape).collect();
+    forms.push(escaped.to_lowercase().into_bytes());
+    forms.push(escaped.into_bytes());
+    // As a list of numbers, which is how `Debug` shows bytes.
+    forms.push(format!("{secret:?}").trim_matches(['[', ']']).as_bytes().to_vec());
+    forms
+}
+
+async fn check_format(format: &str) {
+    let sim = SimProcess::start(&[("wx1", SECRET), ("wx2", SECRET), ("wx3", SECRET)]).await;
+    sim.control("/sim/users", &json!({"appid": "wx1", "openid": "oFollower"})).await;
+    let mut folder = Folder::ready(&sim).await;
+    folder.set("XINFU_LOG", "trace");
+    folder.set("XINFU_LOG_FORMAT", format);
+    let mut canaries = Canaries { secrets: Vec::new(), seen: Vec::new() };
+    canaries.hide("the AppSecret", SECRET);
+    canaries.hide("a wrong AppSecret", WRONG);
+    let master_key = std::fs::read_to_string(folder.path("master-k1.key")).unwrap();
+    canaries.hide("the master key's text", master_key.trim());
+    let bytes = base64::prelude::BASE64_STANDARD.decode(master_key.trim()).unwrap();
+    canaries.hide("the master key", bytes);
+
+    let mut server = folder.serve().await;
+    canaries.saw("app add", &folder.add_app("wx1", SECRET, &["--alias", "one"]).await.ok());
+    canaries.saw("app add", &folder.add_app("wx2", SECRET, &["--issuer", "classic"]).await.ok());
+    canaries.saw("app add", &folder.add_app("wx3", WRONG, &[]).await.ok());
+    canaries.saw("app add again", &folder.add_app("wx3", SECRET, &[]).await.failed(1));
+    let made = folder.xinfu(&["key", "add", "all", "--everything"]).await.ok();
+    let key = made.out.trim().to_owned();
+    canaries.hide("the client key", &key);
+    canaries.saw_err("key add", &made);
+
+    server.answers("one", &key, 200, PATIENCE).await;
+    server.answers("wx2", &key, 200, PATIENCE).await;
+    server.answers("wx3", &key, 503, PATIENCE).await;
+    let mut answers = Vec::new();
+    for (app, issuer) in [("wx1", "stable"), ("wx2", "classic")] {
+        let path = format!("/v1/apps/{app}/token");
+        let (_, token) = server.get(&path, &key).await;
+        canaries.hide("a token", token["access_token"].as_str().unwrap());
+        sim.kill_token(app, issuer).await;
+        let report = json!({"access_token": token["access_token"], "errcode": 40001});
+        let (status, token) = server.post(&format!("{path}/report"), &key, &report).await;
+        assert_eq!(status, 200, "{token}");
+        canaries.hide("a token", token["access_token"].as_str().unwrap());
+    }
+    let (_, ticket) = server.get("/v1/apps/one/tickets/jsapi", &key).await;
+    canaries.hide("a ticket", ticket["ticket"].as_str().unwrap());
+
+    // Everything that goes wrong, here and at WeChat.
+    answers.push(server.get("/v1/apps/wx3/token", &key).await);
+    answers.push(server.get("/v1/apps/nowhere/token", &key).await);
+    answers.push(server.get("/v1/apps/one/users/oFollower", &key).await);
+    answers.push(server.get("/v1/apps/one/users/oNobody", &key).await);
+    answers.push(server.get("/v1/apps/one/token", &format!("{key}x")).await);
+    answers.push(server.post("/v1/apps/one/token/report", &key, &json!({"x": SECRET})).await);
+    for fault in ["reset_before", "truncated_body", "bad_gateway", "empty_body"] {
+        sim.control("/sim/faults", &json!({"kind": fault, "count": 2, "path": "/cgi-bin/*"})).await;
+        answers.push(server.get("/v1/apps/one/users/oFollower", &key).await);
+        canaries.saw("user get", &folder.xinfu(&["user", "get", "wx1", "oFollower"]).await);
+    }
+    for (status, answer) in answers {
+        canaries.seen.push((format!("an answer {status}"), answer.to_string().into_bytes()));
+    }
+    for args in [
+        vec!["app", "list"],
+        vec!["app", "list", "--json"],
+        vec!["app", "show", "wx3", "--json"],
+        vec!["app", "show", "one"],
+        vec!["key", "list", "--all"],
+        vec!["key", "list", "--json"],
+        vec!["token", "status"],
+        vec!["token", "status", "--json"],
+        vec!["token", "refresh", "one"],
+        vec!["token", "refresh", "wx3"],
+        vec!["token", "get", "wx3"],
+        vec!["user", "get", "one", "oFollower"],
+        vec!["doctor"],
+        vec!["check-config"],
+        vec!["rekey"],
+        vec!["key", "revoke", "all"],
+        vec!["app", "remove", "wx2", "--yes"],
+    ] {
+        canaries.saw(&args.join(" "), &folder.xinfu(&args).await);
+    }
+    let got = folder.xinfu(&["token", "get", "one"]).await.ok();
+    canaries.hide("a token", got.out.trim());
+    canaries.saw_err("token get", &got);
+
+    for file in ["xinfu.db", "xinfu.db-wal"] {
+        let bytes = std::fs::read(folder.path(file)).unwrap();
+        assert!(bytes.len() > 1000, "{file} is written to");
+        canaries.seen.push((file.to_owned(), bytes));
+    }
+    assert_eq!(server.process.terminate().await, Some(0));
+    let log = server.process.err();
+    assert!(log.contains("TRACE"), "the log is complete");
+    assert_eq!(log.lines().all(|line| line.starts_with('{')), format == "json", "{log}");
+    canaries.seen.push(("the server's log".to_owned(), log.into_bytes()));
+    canaries.seen.push(("the server's output".to_owned(), server.process.out().into_bytes()));
+    let log = sim.process.err();
+    canaries.seen.push(("the simulator's log".to_owned(), log.into_bytes()));
+    canaries
+        .seen
+        .push(("the database, closed".to_owned(), std::fs::read(folder.path("xinfu.db")).unwrap()));
+    canaries.check();
+}
+
+#[tokio::test]
+async fn no_secret_is_seen_in_logs_for_people() {
+    check_format("human").await;
+}
+
+#[tokio::test]
+async fn no_secret_is_seen_in_logs_for_machines() {
+    check_format("json").await;
+}
+
+#[test]
+fn the_forms_find_what_they_should() {
+    let forms = forms(SECRET.as_bytes());
+    let has = |text: &str| forms.iter().any(|form| form == text.as_bytes());
+    assert!(has("canary%2BSecret%2Fone%3D0123456789"));
+    assert!(has("63616e6172792b5365637265742f6f6e653d30313233343536373839"));
+}

@@ -1,0 +1,230 @@
+//! Configuration: what is understood, and what is said about what is not.
+
+use crate::process::Folder;
+
+/// A configuration that stands in a folder with its master key.
+async fn folder_with(lines: &str) -> Folder {
+    let folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    let text = format!("[[master_keys]]\nid = \"k1\"\nfile = \"master-k1.key\"\n\n{lines}\n");
+    // Keys at the top have to stand before any table.
+    let (top, rest): (Vec<_>, Vec<_>) = lines.lines().partition(|line| line.starts_with("top "));
+    let top: String = top.iter().map(|line| format!("{}\n", &line[4..])).collect();
+    let text = if top.is_empty() {
+        text
+    } else {
+        format!(
+            "{top}[[master_keys]]\nid = \"k1\"\nfile = \"master-k1.key\"\n{}\n",
+            rest.join("\n")
+        )
+    };
+    folder.write("xinfu.toml", &text);
+    folder
+}
+
+/// What `check-config` says about a configuration that it refuses.
+async fn refusal(lines: &str) -> String {
+    let folder = folder_with(lines).await;
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert_eq!(printed.out, "");
+    printed.err
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_by_file_key_and_what_is_allowed() {
+    for (lines, words) in [
+        ("[listen]\nweb = 3", vec!["`xinfu.toml` line 6", "`web`", "unknown field", "`api`"]),
+        ("[listen]\napi = 7080", vec!["line 6", "`api`", "expected a string"]),
+        ("[listen]\napi = \"localhost\"", vec!["`listen.api`", "`localhost`", "127.0.0.1:7080"]),
+        ("[listen]\napi_tls_cert = \"c.pem\"", vec!["listen.api_tls_cert", "listen.api_tls_key"]),
+        (
+            "[listen]\napi_tls_cert = \"c.pem\"\napi_tls_key = \"k.pem\"",
+            vec!["`listen.api_tls_cert` cannot be used", "cannot read", "c.pem"],
+        ),
+        ("[limits]\nbody = \"1 MB\"", vec!["line 6", "`body`", "u64"]),
+        ("[limits]\nheader_bytes = 1", vec!["limits.header_bytes", "8192 to"]),
+        ("[upstream]\ncall_timeout = \"8\"", vec!["upstream.call_timeout", "`8`", "`3s`"]),
+        ("[upstream]\ncall_timeout = \"2m\"", vec!["upstream.call_timeout", "at most 30 s"]),
+        ("[upstream]\nbase_urls = []", vec!["upstream.base_urls", "no host"]),
+        ("[upstream]\nca_file = \"none.pem\"", vec!["upstream.ca_file", "none.pem"]),
+        ("[upstream]\nproxy = \"ftp://x\"", vec!["upstream.proxy", "http://[user:password@]"]),
+        ("[log]\nformat = \"xml\"", vec!["log.format", "`human` or `json`"]),
+        ("[log]\nlevel = \"loud=really\"", vec!["log.level", "`error`, `warn`"]),
+        ("[log]\nlevel = \"inf\"", vec!["log.level", "`inf`", "`error`, `warn`"]),
+        ("[limits]\nwrite_timeout = \"0s\"", vec!["limits.write_timeout", "more than 0"]),
+        ("top store = \"sqlite://xinfu.db\"", vec!["`store`", "hint:", "`sqlite:xinfu.db`"]),
+        ("top store = \"sqlite://me:pw@/x.db\"", vec!["`store`", "`sqlite:/abs/path`"]),
+        (
+            "[listen]\napi_tls_cert = \"xinfu.toml\"\napi_tls_key = \"k.pem\"",
+            vec!["`listen.api_tls_key` cannot be used", "k.pem"],
+        ),
+        ("[upstream]\nproxy_file = \"none\"", vec!["`upstream.proxy_file`", "`none`"]),
+        ("top store = \"postgres://db\"", vec!["`store`", "PostgreSQL", "hint:", "`sqlite:`"]),
+        ("top seal_with = \"k9\"", vec!["`seal_with`", "`k9`"]),
+        ("this is no TOML", vec!["`xinfu.toml` line 5"]),
+    ] {
+        let err = refusal(lines).await;
+        for word in words {
+            assert!(err.contains(word), "{lines}: no {word} in: {err}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_password_in_the_file_is_never_quoted() {
+    let err = refusal("[upstream]\nproxy = \"http://me:pass5555word@proxy:1").await;
+    assert!(!err.contains("pass5555word"), "{err}");
+    for lines in [
+        "[limits]\nbody = \"pass5555word\"",
+        "[upstream]\nbase_urls = \"http://me:pass5555word@host\"",
+        "[upstream]\nbase_urls = [\n\"http://me:pass5555word=@host\", 3]",
+        "[upstream]\nproxy = http://me:pass5555word@host",
+        "upstream = \"pass5555word\"",
+        "[log]\nlevel = 5555",
+        "top store = \"sqlite://me:pass5555word@host/x.db\"",
+    ] {
+        let err = refusal(lines).await;
+        assert!(!err.contains("5555"), "{err}");
+    }
+    let folder = folder_with("[upstream]\nproxy = \"http://me:pass5555word@proxy:3128\"").await;
+    let printed = folder.xinfu(&["check-config"]).await.ok();
+    assert!(printed.out.contains("http://[redacted]@proxy:3128"), "{}", printed.out);
+    assert!(!format!("{}{}", printed.out, printed.err).contains("pass5555word"));
+}
+
+#[tokio::test]
+async fn a_variable_goes_before_the_file() {
+    let mut folder = folder_with("[listen]\napi = \"127.0.0.1:1\"").await;
+    folder.set("XINFU_LISTEN_API", "127.0.0.1:2");
+    folder.set("XINFU_UPSTREAM_BASE_URLS", "http://a.test, http://b.test");
+    folder.set("XINFU_LIMITS_BATCH", "7");
+    folder.set("XINFU_LISTN_API", "x");
+    let printed = folder.xinfu(&["check-config"]).await.ok();
+    for line in [
+        "listen.api = \"127.0.0.1:2\"  # XINFU_LISTEN_API",
+        "upstream.base_urls = [\"http://a.test\", \"http://b.test\"]  # XINFU_UPSTREAM_BASE_URLS",
+        "limits.batch = 7  # XINFU_LIMITS_BATCH",
+        "log.level = \"info\"  # default",
+    ] {
+        assert!(printed.out.contains(line), "{line}: {}", printed.out);
+    }
+    assert!(printed.err.contains("`XINFU_LISTN_API` is set"), "{}", printed.err);
+
+    folder.set("XINFU_LIMITS_BATCH", "many");
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert!(printed.err.contains("`XINFU_LIMITS_BATCH` is not a whole number"));
+}
+
+#[tokio::test]
+async fn the_variable_for_logs_is_checked_by_every_command() {
+    let mut folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    folder.set("XINFU_LOG", "inf");
+    for args in [&["check-config"][..], &["app", "list"], &["serve"], &["doctor"], &["sim"]] {
+        let printed = folder.xinfu(args).await.failed(2);
+        assert!(printed.err.contains("`XINFU_LOG` is `inf`"), "{}", printed.err);
+    }
+    folder.set("XINFU_LOG", "warn,broker=debug");
+    folder.xinfu(&["check-config"]).await.ok();
+}
+
+#[tokio::test]
+async fn a_store_may_be_an_absolute_path_also_as_a_url() {
+    let mut folder = folder_with("").await;
+    for (start, name) in [("sqlite:", "a.db"), ("sqlite://", "b.db")] {
+        folder.set("XINFU_STORE", &format!("{start}{}", folder.path(name).display()));
+        folder.xinfu(&["app", "list"]).await.ok();
+        assert!(folder.path(name).exists());
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_configuration_that_is_there_and_cannot_be_read_needs_no_new_one() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("folder")).unwrap();
+    let printed = folder.xinfu(&["check-config", "--config", "folder"]).await.failed(2);
+    assert!(!printed.err.contains("xinfu init"), "{}", printed.err);
+    let printed = folder.xinfu(&["check-config", "--config", "none"]).await.failed(2);
+    assert!(printed.err.contains("hint: `xinfu init`"), "{}", printed.err);
+}
+
+#[tokio::test]
+async fn a_secret_may_lie_in_a_file() {
+    let folder = folder_with("[upstream]\nproxy_file = \"proxy-url\"").await;
+    folder.xinfu(&["check-config"]).await.failed(2);
+    folder.write("proxy-url", "http://me:pass5555word@proxy:3128\n");
+    let printed = folder.xinfu(&["check-config"]).await.ok();
+    assert!(!printed.out.contains("pass5555word"));
+    folder.write("proxy-url", "me:pass5555word\n");
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert!(printed.err.contains("upstream.proxy_file"), "{}", printed.err);
+    assert!(!printed.err.contains("pass5555word"));
+}
+
+#[tokio::test]
+async fn the_environment_alone_can_be_enough() {
+    let mut folder = Folder::new();
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert!(printed.err.contains("hint: `xinfu init`"), "{}", printed.err);
+    let key = folder.write("key.hex", &"0f".repeat(32));
+    close(&key);
+    folder.set("XINFU_MASTER_KEYS", "k1=key.hex");
+    let printed = folder.xinfu(&["check-config"]).await.ok();
+    assert!(printed.out.contains("master key k1 = a key in key.hex"), "{}", printed.out);
+}
+
+#[tokio::test]
+async fn relative_paths_begin_at_the_file() {
+    let folder = Folder::new();
+    folder.xinfu(&["init", "deep/er"]).await.ok();
+    let printed = folder.xinfu(&["app", "list", "--config", "deep/er/xinfu.toml"]).await.ok();
+    assert!(printed.err.contains("no app is registered"));
+    assert!(folder.path("deep/er/xinfu.db").exists());
+    assert!(!folder.path("xinfu.db").exists());
+}
+
+#[tokio::test]
+async fn init_never_overwrites() {
+    let folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    let (config, key) = (folder.path("xinfu.toml"), folder.path("master-k1.key"));
+    let before = (std::fs::read(&config).unwrap(), std::fs::read(&key).unwrap());
+    folder.xinfu(&["init"]).await.failed(1);
+    assert_eq!((std::fs::read(&config).unwrap(), std::fs::read(&key).unwrap()), before);
+    std::fs::remove_file(&config).unwrap();
+    folder.xinfu(&["init"]).await.failed(1);
+    assert_eq!(std::fs::read(&key).unwrap(), before.1);
+    assert!(!config.exists());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_master_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    let key = folder.path("master-k1.key");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    for mode in [0o640, 0o604, 0o660] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        for command in ["serve", "check-config"] {
+            let printed = folder.xinfu(&[command]).await.failed(2);
+            assert!(printed.err.contains("open to other users"), "{}", printed.err);
+            assert!(printed.err.contains("hint: `chmod 600"), "{}", printed.err);
+        }
+        let printed = folder.xinfu(&["doctor"]).await.failed(1);
+        assert!(printed.out.contains("open to other users"), "{}", printed.out);
+    }
+}
+
+/// Makes a file ours alone.
+fn close(path: &std::path::Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}

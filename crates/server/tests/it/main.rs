@@ -1,0 +1,19 @@
+//! Tests of the server at its borders.
+#![cfg(test)]
+
+mod harness;
+mod process;
+
+mod canary;
+mod cli;
+mod config;
+mod demo;
+mod kill;
+mod listener;
+mod malformed;
+mod openapi;
+mod policy;
+mod report;
+mod tickets;
+mod token;
+mod users;

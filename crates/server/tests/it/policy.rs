@@ -1,0 +1,188 @@
+//! Who may call what: every route of the table with every kind of key.
+
+use std::collections::BTreeSet;
+
+use broker::{
+    audit::Actor,
+    key::{Apps, Permission},
+};
+use serde_json::Value;
+use server::http::{Access, Operation, ProblemType, ROUTES, Route};
+
+use crate::harness::{APP, Answer, OPENID, OTHER, World};
+
+/// A request that succeeds with the right key: the path, and the body if there is one.
+pub(crate) fn sample(route: &Route) -> (String, Option<String>) {
+    sample_of(route, APP)
+}
+
+fn sample_of(route: &Route, app: &str) -> (String, Option<String>) {
+    let path =
+        route.path.replace("{app}", app).replace("{kind}", "jsapi").replace("{openid}", OPENID);
+    let body = match route.operation {
+        Operation::ReportToken => Some(r#"{"access_token":"x","errcode":40001}"#.to_owned()),
+        Operation::SignPage => Some(r#"{"url":"https://example.com/"}"#.to_owned()),
+        Operation::ReadUsers => Some(format!(r#"{{"openids":["{OPENID}"]}}"#)),
+        _ => None,
+    };
+    (path, body)
+}
+
+async fn call(world: &World, route: &Route, app: &str, key: Option<&str>) -> Answer {
+    let (path, body) = sample_of(route, app);
+    world.ask(route.method.as_str(), &path, key, body.as_deref()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_route_with_every_permission() {
+    let world = World::new().await;
+    // From here on memory could answer.
+    world.token().await;
+    for permission in Permission::ALL {
+        let key = world.add_key(permission.as_str(), [permission], Apps::All).await;
+        for route in &ROUTES {
+            let answer = call(&world, route, APP, Some(&key)).await;
+            match route.access {
+                Access::Needs(needed) if needed != permission => {
+                    let problem = answer.check_problem(ProblemType::Forbidden);
+                    let named = format!("`{}`", needed.as_str());
+                    assert!(problem["detail"].as_str().unwrap().contains(&named), "{problem}");
+                }
+                // One that may only report is told nothing.
+                Access::Needs(Permission::Report) => assert_eq!(answer.status, 204),
+                Access::Needs(_) | Access::Public => {
+                    assert_eq!(answer.status, 200, "{}: {answer:?}", route.path);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_outside_the_set_looks_like_one_that_does_not_exist() {
+    let world = World::new().await;
+    // From here on memory could answer.
+    world.token().await;
+    let only = |app: &str| Apps::Only(BTreeSet::from([app.to_owned()]));
+    let elsewhere = world.add_key("elsewhere", Permission::ALL, only(OTHER)).await;
+    let here = world.add_key("here", Permission::ALL, only("shop")).await;
+    for route in ROUTES.iter().filter(|route| route.access != Access::Public) {
+        let outside = call(&world, route, APP, Some(&elsewhere)).await;
+        let unknown = call(&world, route, "wx00000000000000cc", Some(&elsewhere)).await;
+        let unknown_to_all = call(&world, route, "wx00000000000000cc", Some(&world.key)).await;
+        let mut bodies = Vec::new();
+        for answer in [outside, unknown, unknown_to_all] {
+            let mut body = answer.check_problem(ProblemType::AppNotFound);
+            body["request_id"] = Value::Null;
+            bodies.push(body);
+        }
+        bodies.dedup();
+        assert_eq!(bodies.len(), 1, "{bodies:?}");
+        // The set holds the app, however it is called.
+        for name in [APP, "shop"] {
+            assert_eq!(call(&world, route, name, Some(&here)).await.status, 200, "{}", route.path);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_good_key_nobody_comes_in() {
+    let world = World::new().await;
+    // From here on memory could answer.
+    world.token().await;
+    let revoked = world.add_key("revoked", Permission::ALL, Apps::All).await;
+    assert_eq!(call(&world, &ROUTES[0], APP, Some(&revoked)).await.status, 200);
+    world.app.broker.revoke_key("revoked", &Actor::System).await.unwrap();
+    let unknown = format!("xk_{}", "A".repeat(43));
+    for route in ROUTES.iter().filter(|route| route.access != Access::Public) {
+        for key in [None, Some(""), Some("xk_"), Some(&*revoked), Some(&*unknown)] {
+            let answer = call(&world, route, APP, key).await;
+            let problem = answer.check_problem(ProblemType::Unauthorized);
+            assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer"), "{problem}");
+        }
+        // Nor does an app's existence show without one.
+        let unknown_app = call(&world, route, "nope", None).await;
+        unknown_app.check_problem(ProblemType::Unauthorized);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_counts_only_in_its_header() {
+    let world = World::new().await;
+    let key = &world.key;
+    let path = format!("/v1/apps/{APP}/token");
+    for header in [
+        format!("authorization: Basic {key}\r\n"),
+        format!("authorization: {key}\r\n"),
+        format!("authorization: Bearer  {key}\r\n"),
+        format!("x-api-key: {key}\r\n"),
+        format!("cookie: key={key}\r\n"),
+    ] {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n");
+        let answer = Answer::parse(&world.exchange(request.as_bytes()).await).unwrap();
+        answer.check_problem(ProblemType::Unauthorized);
+    }
+    let query = format!("{path}?access_token={key}");
+    world.ask("GET", &query, None, None).await.check_problem(ProblemType::Unauthorized);
+    let twice = format!(
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         authorization: Bearer {key}\r\nauthorization: Bearer {key}\r\n\r\n"
+    );
+    let answer = Answer::parse(&world.exchange(twice.as_bytes()).await).unwrap();
+    answer.check_problem(ProblemType::Malformed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_methods_and_other_paths() {
+    let world = World::new().await;
+    for route in &ROUTES {
+        let (path, _) = sample(route);
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"]
+        {
+            let known = ROUTES.iter().any(|other| {
+                sample(other).0 == path
+                    && (other.method == method || (other.method == "GET" && method == "HEAD"))
+            });
+            // `batch` is also a possible openid for GET.
+            if known || path.ends_with("/batch") {
+                continue;
+            }
+            let answer = world.ask(method, &path, Some(&world.key), None).await;
+            assert_eq!(answer.status, 405, "{method} {path}");
+            if method != "HEAD" {
+                answer.check_problem(ProblemType::MethodNotAllowed);
+            }
+            let allow = answer.header("allow").unwrap();
+            assert!(allow.contains(route.method.as_str()), "{allow}");
+        }
+    }
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/apps",
+        "/v1/apps/",
+        "/healthz/",
+        "/v1/apps/shop",
+        "//healthz",
+        "/v1/apps/shop/token/",
+        "/v1/apps/shop/%74oken",
+        "/V1/apps/shop/token",
+        "/v1/apps/shop/users/a/b",
+        "/v1/apps/shop/./token",
+        "/wx",
+        "/favicon.ico",
+        "/v2/apps",
+    ] {
+        let answer = world.get(path).await;
+        answer.check_problem(ProblemType::NotFound);
+    }
+    // An escape of a plain character is the same name.
+    assert_eq!(world.get("/v1/apps/sho%70/token").await.status, 200);
+    for name in ["", "%2e%2e", "a%2fb", "a%00b", "%20", "%", "%zz", "sh%C3%B6p", &"a".repeat(65)] {
+        let answer = world.get(&format!("/v1/apps/{name}/token")).await;
+        answer.check_problem(ProblemType::AppNotFound);
+    }
+    world.get("/v1/apps/%ff/token").await.check_problem(ProblemType::Malformed);
+}

@@ -1,0 +1,321 @@
+//! The course of one call: it arrives, faults are asked, it is decided at one instant, and its
+//! answer is damaged as the faults demand.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use clock::Timestamp;
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::{
+    answer::{CGI_BIN_TYPE, Failure, Suffix, http_date},
+    api::Endpoint,
+    calls::CallEntry,
+    faults::{BadNumber, Dirt, FaultKind},
+    rng::short_hash,
+    state::State,
+};
+
+/// A request, read whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: Vec<(String, String)>,
+    pub(crate) body: Bytes,
+    /// The body as JSON, when it is.
+    pub(crate) json: Option<Value>,
+    pub(crate) ip: IpAddr,
+    pub(crate) sent: Timestamp,
+}
+
+impl Call {
+    /// The first value of a query parameter that is not empty.
+    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+        let found = self.query.iter().find(|(key, value)| key == name && !value.is_empty());
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// A string in the JSON body that is not empty.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.json.as_ref()?.get(name)?.as_str().filter(|text| !text.is_empty())
+    }
+}
+
+/// A call that arrived, and what will go wrong with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    path: String,
+    appid: String,
+    faults: Vec<FaultKind>,
+}
+
+impl Arrival {
+    pub(crate) fn latency_before(&self) -> u64 {
+        let waits = self.faults.iter().map(|fault| match fault {
+            FaultKind::LatencyBefore { millis } => *millis,
+            _ => 0,
+        });
+        waits.fold(0, u64::saturating_add)
+    }
+
+    pub(crate) fn latency_after(&self) -> u64 {
+        let waits = self.faults.iter().map(|fault| match fault {
+            FaultKind::LatencyAfter { millis } => *millis,
+            _ => 0,
+        });
+        waits.fold(0, u64::saturating_add)
+    }
+
+    pub(crate) fn is_reset(&self) -> bool {
+        let resets = |fault: &FaultKind| {
+            matches!(fault, FaultKind::ResetBefore {} | FaultKind::ResetAfter {})
+        };
+        self.faults.iter().any(resets)
+    }
+
+    fn find<T>(&self, find: impl Fn(&FaultKind) -> Option<T>) -> Option<T> {
+        self.faults.iter().find_map(find)
+    }
+}
+
+/// The answer of a call, as bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: String,
+    pub(crate) date: String,
+    pub(crate) body: Bytes,
+    /// Only the first half of the body is sent before the connection closes.
+    pub(crate) truncated: bool,
+}
+
+/// What was decided, and its number in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Decided {
+    pub(crate) seq: u64,
+    pub(crate) reply: Reply,
+}
+
+impl State {
+    /// Takes a call in: whose it is, and what will go wrong with it.
+    pub(crate) fn arrive(&mut self, call: &Call) -> Arrival {
+        let appid = self.claimed_app(call);
+        let path = cut(&call.path, 128);
+        let nth = self.calls.arrive(&path, &appid);
+        let faults = self.faults.ask(&call.path, &appid, nth);
+        Arrival { path, appid, faults }
+    }
+
+    /// Decides a call at `now`, and writes it down.
+    pub(crate) fn decide(&mut self, call: &Call, arrival: &Arrival, now: Timestamp) -> Decided {
+        self.prepare(arrival, now);
+        let unprocessed = arrival.find(|fault| match fault {
+            FaultKind::ResetBefore {} | FaultKind::BadGateway { processed: false } => Some(()),
+            _ => None,
+        });
+        let survival = arrival.find(|fault| match fault {
+            FaultKind::OldTokenSurvives { seconds } => Some(*seconds),
+            _ => None,
+        });
+        let refused = arrival.find(|fault| refusal(fault, call.ip));
+        let result = match (unprocessed, refused) {
+            (Some(()), _) => None,
+            (None, Some(failure)) => Some(Err(failure)),
+            (None, None) => Some(self.handle(call, survival, now)),
+        };
+
+        let shown = now.offset_millis(arrival.skew_millis());
+        let mut rid = None;
+        let mut errcode = None;
+        let mut answered = None;
+        let mut body = Value::Null;
+        match result {
+            None => {}
+            Some(Ok(value)) => {
+                errcode = Some(0);
+                let secret = value.get("access_token").or_else(|| value.get("ticket"));
+                answered = secret.and_then(Value::as_str).map(short_hash);
+                body = value;
+            }
+            Some(Err(failure)) => {
+                errcode = Some(failure.code);
+                let failure = match arrival.find(suffix) {
+                    Some(suffix) => failure.ending(suffix),
+                    None => failure,
+                };
+                (body, rid) = failure.body(shown, call.ip, &mut self.rids);
+            }
+        }
+        let seq = self.calls.push(CallEntry {
+            seq: 0,
+            sent_at: call.sent.as_millis(),
+            decided_at: now.as_millis(),
+            answered_at: None,
+            method: cut(call.method.as_str(), 16),
+            path: arrival.path.clone(),
+            appid: arrival.appid.clone(),
+            errcode,
+            rid,
+            client_ip: Some(call.ip),
+            token: call.query("access_token").map(short_hash),
+            answered,
+            force: call.json.as_ref().is_some_and(|json| json["force_refresh"] == true),
+            faults: arrival.faults.iter().map(FaultKind::name).collect(),
+        });
+        Decided { seq, reply: arrival.reply(body, http_date(shown)) }
+    }
+
+    /// Whose call it is: the app that it names, or the one that its token belongs to.
+    fn claimed_app(&self, call: &Call) -> String {
+        let named = match Endpoint::of(&call.path) {
+            Some(Endpoint::Token) => call.query("appid"),
+            Some(Endpoint::StableToken | Endpoint::ClearQuotaV2) => call.text("appid"),
+            _ => {
+                let minted = call.query("access_token").and_then(|token| self.tokens.find(token));
+                minted.map(|minted| minted.appid.as_str())
+            }
+        };
+        cut(named.unwrap_or_default(), 64)
+    }
+
+    /// What happens just before the call is processed.
+    fn prepare(&mut self, arrival: &Arrival, now: Timestamp) {
+        let appid = &arrival.appid;
+        for fault in &arrival.faults {
+            match fault {
+                FaultKind::ForeignMint { issuer, kill } => {
+                    self.foreign_mint(appid, *issuer, *kill, now);
+                }
+                FaultKind::EarlyInvalidation { issuer, sticky } => {
+                    self.invalidate(appid, *issuer, *sticky, now);
+                }
+                FaultKind::SecretReset {} => {
+                    let secret = self.write_secret();
+                    if let Some(app) = self.apps.get_mut(appid) {
+                        app.spec.secret = secret;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Arrival {
+    fn skew_millis(&self) -> i64 {
+        let skews = self.faults.iter().map(|fault| match fault {
+            FaultKind::ClockSkew { seconds } => seconds.saturating_mul(1000),
+            _ => 0,
+        });
+        skews.fold(0, i64::saturating_add)
+    }
+
+    /// Renders a body, with all damage done.
+    fn reply(&self, mut body: Value, date: String) -> Reply {
+        let mut reply = Reply {
+            status: StatusCode::OK,
+            content_type: CGI_BIN_TYPE.to_owned(),
+            date,
+            body: Bytes::new(),
+            truncated: false,
+        };
+        if let Some(bad) = self.find(bad_number) {
+            spoil_expires_in(&mut body, bad);
+        }
+        let mut bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        for fault in &self.faults {
+            match fault {
+                FaultKind::BadGateway { .. } => {
+                    reply.status = StatusCode::BAD_GATEWAY;
+                    reply.content_type = "text/html".to_owned();
+                    bytes = BAD_GATEWAY_PAGE.as_bytes().to_vec();
+                }
+                FaultKind::DirtyStrings { r#as } => bytes = dirty(&bytes, *r#as),
+                FaultKind::ContentType { value } => reply.content_type.clone_from(value),
+                FaultKind::EmptyBody {} => bytes.clear(),
+                FaultKind::TruncatedBody {} => reply.truncated = true,
+                _ => {}
+            }
+        }
+        reply.truncated &= bytes.len() > 1;
+        reply.body = bytes.into();
+        reply
+    }
+}
+
+fn refusal(fault: &FaultKind, caller: IpAddr) -> Option<Failure> {
+    let FaultKind::Errcode { code, ip, message } = fault else { return None };
+    let failure = Failure::refused_ip(*code, ip.unwrap_or(caller));
+    Some(match message {
+        Some(message) => failure.with_text(message.clone()),
+        None => failure,
+    })
+}
+
+fn suffix(fault: &FaultKind) -> Option<Suffix> {
+    match fault {
+        FaultKind::OldSuffix { suffix } => Some(*suffix),
+        _ => None,
+    }
+}
+
+fn bad_number(fault: &FaultKind) -> Option<BadNumber> {
+    match fault {
+        FaultKind::ExpiresIn { r#as } => Some(*r#as),
+        _ => None,
+    }
+}
+
+fn spoil_expires_in(body: &mut Value, bad: BadNumber) {
+    let Some(fields) = body.as_object_mut() else { return };
+    let Some(right) = fields.get("expires_in") else { return };
+    let wrong = match bad {
+        BadNumber::Missing => {
+            fields.shift_remove("expires_in");
+            return;
+        }
+        BadNumber::String => Value::from(right.to_string()),
+        BadNumber::Zero => Value::from(0),
+        BadNumber::Negative => Value::from(-7200),
+        BadNumber::Huge => Value::from(i64::MAX),
+    };
+    fields.insert("expires_in".to_owned(), wrong);
+}
+
+/// Puts bytes that JSON forbids at the front of each nickname and remark.
+fn dirty(body: &[u8], dirt: Dirt) -> Vec<u8> {
+    const KEYS: [&[u8]; 2] = [b"\"nickname\":\"", b"\"remark\":\""];
+    let bytes: &[u8] = match dirt {
+        Dirt::Control => b"\x08\n\x14",
+        Dirt::BrokenUtf8 => b"\xff\xe5\xb0",
+        Dirt::Both => b"\x08\n\x14\xff\xe5\xb0",
+    };
+    let mut out = Vec::with_capacity(body.len());
+    let mut rest = body;
+    while let Some((first, tail)) = rest.split_first() {
+        match KEYS.iter().find(|key| rest.starts_with(key)) {
+            Some(key) => {
+                out.extend_from_slice(key);
+                out.extend_from_slice(bytes);
+                rest = &rest[key.len()..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// The text, or as much of it as fits, on a border of characters.
+fn cut(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+const BAD_GATEWAY_PAGE: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n\
+                                <center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx\
+                                </center>\r\n</body>\r\n</html>\r\n";

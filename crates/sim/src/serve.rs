@@ -1,0 +1,292 @@
+//! The sockets: connections, requests read whole, answers whole or broken on purpose.
+
+use std::{
+    error::Error,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Sim, control,
+    exchange::{Call, Reply},
+};
+
+/// The most bytes of a request body.
+const BODY_LIMIT: usize = 1 << 20;
+
+impl Sim {
+    /// Answers on `api` as WeChat does, and on `control` as its master, until `shutdown`.
+    ///
+    /// On return all its tasks have ended. Calls in flight are cut off.
+    pub async fn serve(
+        self,
+        api: TcpListener,
+        control: Option<TcpListener>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let address = |listener: &TcpListener| {
+            listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
+        };
+        tracing::warn!(
+            api = address(&api),
+            control = control.as_ref().map(address),
+            seed = self.seed(),
+            "This is a simulated WeChat, not the real one: its tokens open nothing.",
+        );
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let (port, accepted) = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                accepted = api.accept() => (Port::Api, accepted),
+                accepted = accept(control.as_ref()) => (Port::Control, accepted),
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let connection = Connection {
+                        sim: self.clone(),
+                        port,
+                        ip: peer.ip().to_canonical(),
+                        tasks: tasks.clone(),
+                        stop: stop.clone(),
+                    };
+                    tasks.spawn(connection.run(stream));
+                }
+                // Out of file descriptors, most likely; those who wait are served later.
+                Err(error) => {
+                    tracing::warn!(%error, "The simulator could not accept a connection.");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Port {
+    Api,
+    Control,
+}
+
+/// One connection and what its requests need.
+#[derive(Clone)]
+struct Connection {
+    sim: Sim,
+    port: Port,
+    ip: IpAddr,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) {
+        // Answers are single writes; waiting for more only delays them.
+        let _ = stream.set_nodelay(true);
+        let stop = self.stop.clone();
+        let service = service_fn(move |request| self.clone().answer(request));
+        let mut connection =
+            http1::Builder::new().half_close(true).serve_connection(TokioIo::new(stream), service);
+        let ended = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            ended = &mut connection => ended,
+        };
+        let reset = |error: &hyper::Error| error.source().is_some_and(|cause| cause.is::<Reset>());
+        if ended.is_err_and(|error| reset(&error)) {
+            // Closing without lingering sends a reset instead of an orderly end.
+            let _ = connection.into_parts().io.into_inner().set_zero_linger();
+        }
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Payload>, Reset> {
+        let (head, body) = request.into_parts();
+        // A body that is too large or breaks off is as unreadable as one that is no JSON.
+        let body = Limited::new(body, BODY_LIMIT).collect().await;
+        let body = body.map(|body| body.to_bytes()).unwrap_or_else(|_| Bytes::from_static(b"\0"));
+        match self.port {
+            Port::Control => {
+                let (status, json) = control::answer(
+                    &self.sim,
+                    &head.method,
+                    head.uri.path(),
+                    query(&head.uri),
+                    body,
+                )
+                .await;
+                let mut response = Response::new(Payload::whole(json.to_string().into()));
+                *response.status_mut() = status;
+                let json = HeaderValue::from_static("application/json");
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                Ok(response)
+            }
+            Port::Api => {
+                let call = Call {
+                    method: head.method,
+                    path: head.uri.path().to_owned(),
+                    query: query(&head.uri),
+                    json: serde_json::from_slice(&body).ok(),
+                    body,
+                    ip: self.ip,
+                    sent: self.sim.now(),
+                };
+                // WeChat goes on with a call whose caller has left, and so does this task.
+                let exchange = exchange(self.sim, call, self.stop);
+                match self.tasks.spawn(exchange).await {
+                    Ok(Some(reply)) => Ok(respond(reply)),
+                    Ok(None) | Err(_) => Err(Reset),
+                }
+            }
+        }
+    }
+}
+
+/// Takes a call through latency, decision and latency. `None` resets the connection.
+async fn exchange(sim: Sim, call: Call, stop: CancellationToken) -> Option<Reply> {
+    let arrival = sim.state().arrive(&call);
+    wait(arrival.latency_before(), &stop).await?;
+    let decided = {
+        let mut state = sim.state();
+        let now = sim.now();
+        state.decide(&call, &arrival, now)
+    };
+    wait(arrival.latency_after(), &stop).await?;
+    if arrival.is_reset() {
+        return None;
+    }
+    let now = sim.now();
+    sim.state().calls.answered(decided.seq, now);
+    Some(decided.reply)
+}
+
+/// Waits; `None` when the simulator stops meanwhile.
+async fn wait(millis: u64, stop: &CancellationToken) -> Option<()> {
+    if millis == 0 {
+        return Some(());
+    }
+    tokio::select! {
+        () = stop.cancelled() => None,
+        () = tokio::time::sleep(Duration::from_millis(millis)) => Some(()),
+    }
+}
+
+fn respond(reply: Reply) -> Response<Payload> {
+    let full = reply.body.len();
+    let payload =
+        if reply.truncated { Payload::half(&reply.body) } else { Payload::whole(reply.body) };
+    let mut response = Response::new(payload);
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    if let Ok(content_type) = HeaderValue::from_str(&reply.content_type) {
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
+    if let Ok(date) = HeaderValue::from_str(&reply.date) {
+        headers.insert(header::DATE, date);
+    }
+    headers.insert(header::CONTENT_LENGTH, full.into());
+    response
+}
+
+/// The parameters of a query, decoded as a form is.
+fn query(uri: &http::Uri) -> Vec<(String, String)> {
+    let decode =
+        |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let split = |pair: &str| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(key), decode(value))
+    };
+    pairs.map(split).collect()
+}
+
+/// The connection is reset without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the simulator resets this connection")]
+struct Reset;
+
+/// The body breaks off.
+#[derive(Debug, thiserror::Error)]
+#[error("the simulator breaks this body off")]
+struct BrokenOff;
+
+/// A body in one piece, or its first half and an end of the connection.
+struct Payload {
+    piece: Option<Bytes>,
+    /// What follows the piece.
+    then: Then,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    End,
+    /// A pause in which the piece leaves for the network.
+    Flush,
+    Break,
+}
+
+impl Payload {
+    const fn whole(body: Bytes) -> Self {
+        Self { piece: Some(body), then: Then::End }
+    }
+
+    fn half(body: &Bytes) -> Self {
+        Self { piece: Some(body.slice(..body.len() / 2)), then: Then::Flush }
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(piece) = self.piece.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        match self.then {
+            Then::End => Poll::Ready(None),
+            Then::Flush => {
+                self.then = Then::Break;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Then::Break => Poll::Ready(Some(Err(BrokenOff))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.piece, self.then) {
+            (Some(piece), Then::End) => SizeHint::with_exact(piece.len() as u64),
+            _ => SizeHint::default(),
+        }
+    }
+}

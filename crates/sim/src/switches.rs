@@ -1,0 +1,128 @@
+//! Switches: what is not known of WeChat, and a few sizes that tests change.
+
+use serde::{Deserialize, Serialize};
+
+/// How the simulated WeChat behaves where the real one is unknown or may change.
+///
+/// The defaults are what is believed of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Switches {
+    /// How long a token lives, in seconds. WeChat says that it may change.
+    pub token_lifetime_secs: u64,
+    /// How long the previous classic token works on, in seconds. Documented as 300.
+    pub classic_overlap_secs: u64,
+    /// How long the previous stable token works on, in seconds. Documented as 300.
+    pub stable_overlap_secs: u64,
+    /// The remaining life below which the stable issuer rolls to a new token, in seconds.
+    pub stable_roll_secs: u64,
+    /// Unknown: one forced refresh ends the token before it at once, or leaves it the overlap.
+    pub force_kills_at_once: bool,
+    /// The least time between two forced refreshes, in seconds. Documented as 30.
+    pub force_interval_secs: u64,
+    /// Unknown: the answer to a forced refresh that comes too soon after the last one.
+    pub force_too_soon: RefusedForce,
+    /// Unknown: the answer to a forced refresh beyond those of a day.
+    pub force_over_limit: RefusedForce,
+    /// Unknown: the order in which a token call is checked, once appid, presence of the secret
+    /// and grant type are known to be fine.
+    pub token_check_order: [Check; 4],
+    /// Unknown: whether failed calls count against quotas.
+    pub failed_calls_count: bool,
+    /// Unknown: how long a classic token that is older than the previous one works on, in seconds
+    /// from the mint that made it so.
+    pub older_survive_secs: u64,
+    /// Unknown: 40001 or 42001 for a token that was superseded before its time.
+    pub superseded_code: i64,
+    /// Unknown: 40125 or, as the documents also say, 40001 for a wrong secret.
+    pub wrong_secret_code: i64,
+    /// Unknown: the refusal of a business call from an address outside the whitelist: 61004, 40164
+    /// or 45035. `None` when only token calls are held to the whitelist, as is believed.
+    pub business_ip_code: Option<i64>,
+    /// Unknown: when a quota day begins, as seconds ahead of UTC. Believed to be Beijing midnight.
+    pub quota_day_offset_secs: i64,
+    /// Contradictory: the two shapes in which a user who does not follow is answered.
+    pub non_follower: NonFollower,
+    /// Whether a follower's record still holds the keys that were emptied in 2021.
+    pub emptied_keys: bool,
+    /// The most openids on one page of the follower list. Documented as 10 000.
+    pub page_size: usize,
+    /// Contradictory: how the follower list says that it has ended.
+    pub list_end: ListEnd,
+    /// How long an older ticket works after its 7200 seconds, in seconds.
+    pub ticket_grace_secs: u64,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            token_lifetime_secs: 7200,
+            classic_overlap_secs: 300,
+            stable_overlap_secs: 300,
+            stable_roll_secs: 300,
+            force_kills_at_once: false,
+            force_interval_secs: 30,
+            force_too_soon: RefusedForce::Unchanged,
+            force_over_limit: RefusedForce::DailyQuota,
+            token_check_order: [Check::Secret, Check::Account, Check::Ip, Check::Quota],
+            failed_calls_count: false,
+            older_survive_secs: 0,
+            superseded_code: 40001,
+            wrong_secret_code: 40125,
+            business_ip_code: None,
+            quota_day_offset_secs: 8 * 3600,
+            non_follower: NonFollower::Emptied,
+            emptied_keys: true,
+            page_size: 10_000,
+            list_end: ListEnd::EmptyPage,
+            ticket_grace_secs: 3600,
+        }
+    }
+}
+
+/// What a forced refresh that is not granted is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedForce {
+    /// As a normal call: the current token with what is left of its life.
+    Unchanged,
+    /// 45009, the daily quota.
+    DailyQuota,
+    /// 45011, the quota of a minute.
+    MinuteQuota,
+}
+
+/// A check of a token call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// 40125: the secret is right.
+    Secret,
+    /// 40243, 50007, 50004: neither secret nor account is frozen or banned.
+    Account,
+    /// 40164: the caller is on the whitelist.
+    Ip,
+    /// 45009, 45011: the quotas.
+    Quota,
+}
+
+/// The record of a user who does not follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFollower {
+    /// With emptied keys, as seen in 2025.
+    Emptied,
+    /// Three keys, as seen before.
+    Short,
+}
+
+/// The end of the follower list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListEnd {
+    /// The last page with openids names its last one; the page after it has count 0, no data and
+    /// an empty `next_openid`.
+    EmptyPage,
+    /// The last page with openids has an empty `next_openid` already.
+    EmptyNext,
+}

@@ -1,0 +1,39 @@
+//! The WeChat protocol, and nothing of the product.
+//!
+//! Wire types, error codes and what each asks for, signatures, and one HTTP client. It keeps no
+//! state, decides nothing and starts no task. A call is one request; only where WeChat cannot have
+//! noticed the first one, or where asking twice changes nothing there, a second follows
+//! ([`Client`]).
+//!
+//! The modules, in reading order:
+//! - `types`: names and secrets;
+//! - `client`: [`Client`], one method an endpoint; `connect` underneath it, down to the socket;
+//! - `answer`: what each endpoint answers;
+//! - `error`: [`Error`] by who is at fault, and the texts that WeChat sends along;
+//! - `errcode`: the table of WeChat's return codes;
+//! - `lenient`: from any bytes to an answer or an error, never a panic;
+//! - `sign`: the signatures of JS-SDK pages and cards.
+
+mod types;
+
+mod answer;
+mod client;
+mod connect;
+mod errcode;
+mod error;
+mod lenient;
+mod sign;
+
+#[doc(hidden)]
+pub mod fuzzing;
+
+pub use answer::{Follower, FollowerPage, IssuedTicket, IssuedToken, Quota, RateLimit};
+pub use client::Client;
+pub use connect::{Config, ConfigError};
+pub use errcode::{Action, ErrorCode, Kind, errors_markdown, find, table};
+pub use error::{ApiError, Error, ProtocolError, TransportError, split_rid};
+pub use sign::{card_signature, jssdk_signature, sorted_sha1};
+pub use types::{
+    AppId, AppSecret, GlobalToken, InvalidAppId, Lang, Mode, OpenId, Ticket, TicketKind, UnionId,
+    UnknownLang, UnknownTicketKind,
+};

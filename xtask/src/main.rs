@@ -1,0 +1,76 @@
+//! The tasks of this repository, run as `cargo xtask TASK`.
+//!
+//! `cargo xtask test` is the one command that tells whether a change may land; the other tasks are
+//! its stages or the tools around it. Everything here works from the root of the repository,
+//! whatever the current folder is.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
+
+mod codegen;
+mod command;
+mod fuzz;
+mod planted;
+mod stages;
+mod tidy;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+Tasks of the xinfu repository
+
+Usage: cargo xtask TASK
+
+  test [STAGE…]             run all stages, or only the named ones, and stop at the first failure
+  tidy                      check layers, sizes, documents and words
+  codegen [--check]         write docs/reference from the program, or compare it
+  planted [NAME…]           apply each planted bug to a scratch copy: its test must fail
+  planted --check           check only that each patch is complete and still applies
+  fuzz [TARGET [SECONDS]]   run one fuzz target, 60 seconds unless told; without a target list them
+  help                      print this text and the stages of `test`
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    let root = root();
+    match args {
+        [] => print_help(),
+        _ if args.iter().any(|arg| ["help", "--help", "-h"].contains(arg)) => print_help(),
+        ["test", names @ ..] => return stages::run(&root, names),
+        ["tidy"] => return tidy::run(&root),
+        ["codegen"] => return codegen::run(&root, codegen::Mode::Write),
+        ["codegen", "--check"] => return codegen::run(&root, codegen::Mode::Check),
+        ["planted", "--check"] => return planted::check(&root),
+        ["planted", names @ ..] => return planted::run(&root, names),
+        ["fuzz"] => return fuzz::list(&root),
+        ["fuzz", target] => return fuzz::run(&root, target, "60"),
+        ["fuzz", target, seconds] => return fuzz::run(&root, target, seconds),
+        _ => bail!("unknown task or argument `{}`; see `cargo xtask help`", args.join(" ")),
+    }
+    Ok(())
+}
+
+fn print_help() {
+    print!("{HELP}\nStages of `test`, in order:\n\n{}", stages::help());
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("xtask lies one folder below the root").to_owned()
+}
