@@ -112,20 +112,24 @@ struct Machine<const SQLITE: bool> {
     row: Option<CredentialRow>,
     /// When the last mint was whose answer got lost.
     lost_at: Timestamp,
-    /// How far the log has been searched for mints whose answer got lost.
-    searched: u64,
     faulty: bool,
 }
 
 /// Whether a token has arrived here by this call.
-fn arrived(call: &CallEntry) -> bool {
-    call.errcode == Some(0)
-        && call.answered_at.is_some()
-        && !call.faults.iter().any(|fault| LOST.contains(fault))
+fn arrived(call: &CallEntry, patience: Duration) -> bool {
+    call.errcode == Some(0) && call.answered_at.is_some() && !got_lost(call, patience)
 }
 
-/// Faults under which WeChat has minted and we do not hear of it.
-const LOST: [&str; 3] = ["reset_after", "truncated_body", "empty_body"];
+/// Whether WeChat has done what the call asked for and we do not hear of it: the answer was broken,
+/// or the machine slept while it was under way and the caller's patience of so long is over.
+fn got_lost(call: &CallEntry, patience: Duration) -> bool {
+    const BROKEN: [&str; 3] = ["reset_after", "truncated_body", "empty_body"];
+    let broken = call.faults.iter().any(|fault| BROKEN.contains(fault));
+    let late = call.answered_at.is_some_and(|at| {
+        Timestamp::from_millis(at).since(Timestamp::from_millis(call.sent_at)) >= patience
+    });
+    call.errcode == Some(0) && (broken || late)
+}
 
 impl<const SQLITE: bool> Machine<SQLITE> {
     /// One of the servers, or a command, which opens the store each time.
@@ -148,16 +152,13 @@ impl<const SQLITE: bool> Machine<SQLITE> {
 
     /// On classic, two mints whose answers get lost end a token that we take for live.
     fn search_lost_mints(&mut self) {
-        let log = self.world.sim.calls_after(self.searched, usize::MAX).log;
-        let lost = log.iter().rfind(|call| {
-            call.path == "/cgi-bin/token"
-                && call.errcode == Some(0)
-                && call.faults.iter().any(|fault| LOST.contains(fault))
-        });
+        let log = self.world.sim.calls().log;
+        let patience = self.world.wechat.budget();
+        let lost =
+            log.iter().rfind(|call| call.path == "/cgi-bin/token" && got_lost(call, patience));
         if let Some(lost) = lost {
             self.lost_at = Timestamp::from_millis(lost.decided_at);
         }
-        self.searched = log.last().map_or(self.searched, |call| call.seq);
     }
 
     /// Whether something outside may have ended a token: somebody who mints, or a mint of ours
@@ -299,12 +300,13 @@ impl<const SQLITE: bool> Machine<SQLITE> {
     /// life could not be read.
     fn check_replaced(&self, log: &[CallEntry]) {
         const LEAST: i64 = 500_000;
+        let patience = self.world.wechat.budget();
         let mut last: Option<&CallEntry> = None;
         let mut ended = false;
         for call in log.iter().filter(|call| call.errcode == Some(0)) {
             match call.path.as_str() {
                 "(foreign)" => ended = true,
-                "/cgi-bin/token" | "/cgi-bin/stable_token" if arrived(call) => {
+                "/cgi-bin/token" | "/cgi-bin/stable_token" if arrived(call, patience) => {
                     ended |= call.faults.contains(&"expires_in");
                     let Some(before) = last.replace(call) else { continue };
                     if before.answered == call.answered {
@@ -343,7 +345,7 @@ impl<const SQLITE: bool> Machine<SQLITE> {
         self.check_replaced(&log);
         let arrived: HashSet<_> = fetches
             .iter()
-            .filter(|call| arrived(call))
+            .filter(|call| arrived(call, self.world.wechat.budget()))
             .filter_map(|call| call.answered.clone())
             .collect();
         self.row = self.stored().await;
@@ -385,7 +387,6 @@ impl<const SQLITE: bool> StateMachineTest for Machine<SQLITE> {
             seen: HashSet::new(),
             row: None,
             lost_at: Timestamp::default(),
-            searched: 0,
             faulty: false,
         }
     }
