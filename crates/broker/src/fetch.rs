@@ -10,9 +10,10 @@ use crate::{
     app::{App, Issuer},
     credential::{CredentialKind, Trouble},
     error::TokenError,
+    keep::{BEFORE_THE_END, OVERLAP},
     ledger::{Api, Spending, beijing_day},
     random::random_below,
-    slot::{Slot, Value},
+    slot::{Held, Slot, Value},
     store::{Lease, StoreError},
 };
 
@@ -25,6 +26,27 @@ pub(crate) struct Job<'a> {
     pub(crate) lease: Option<&'a Lease>,
     /// A person asked: the whole quota may be spent, not only our share.
     pub(crate) for_a_person: bool,
+    /// What a new generation goes over.
+    pub(crate) base: Base,
+}
+
+/// The generation that there was when the flight had its lease. A put is compared with this and
+/// not with what memory holds by then: memory follows what others store.
+#[derive(Clone, Copy)]
+pub(crate) struct Base {
+    /// In memory, which goes on alone while the store is away.
+    pub(crate) generation: u64,
+    /// In the store.
+    pub(crate) stored: u64,
+}
+
+impl Base {
+    /// What memory says now.
+    pub(crate) fn of(slot: &Slot) -> Self {
+        let unstored = slot.state().unstored.as_ref().map(|unstored| unstored.over);
+        let generation = slot.held().map_or(0, |held| held.generation);
+        Self { generation, stored: unstored.unwrap_or(generation) }
+    }
 }
 
 /// What WeChat answered: a token or ticket, and how long it lives from before it was asked.
@@ -44,7 +66,18 @@ pub(crate) enum Ask {
     Force,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// A job by what memory knows.
+    pub(crate) fn new(
+        entry: &'a Arc<AppEntry>,
+        app: &'a App,
+        slot: &'a Slot,
+        lease: Option<&'a Lease>,
+        for_a_person: bool,
+    ) -> Self {
+        Self { entry, app, slot, lease, for_a_person, base: Base::of(slot) }
+    }
+
     /// By how many calls the pace of a budget is shared: two kinds of tickets have one budget, and
     /// an attempt at a ticket may take two calls.
     fn shared_by(&self) -> u32 {
@@ -84,6 +117,17 @@ impl Broker {
         if !self.lease_outlasts_the_call(job).await? {
             return Ok(None);
         }
+        // A mint ends the token before it also when we do not live to hear of it: from here on
+        // that one is trusted for WeChat's overlap and no longer.
+        let ended = job.slot.held().filter(|held| {
+            app.issuer == Issuer::Classic && held.expires_at > self.now() + OVERLAP && !held.dead
+        });
+        if let Some(held) = &ended {
+            let end = self.now() + OVERLAP;
+            if !self.set_life(job.slot, held, end, end - BEFORE_THE_END).await? {
+                return Ok(None);
+            }
+        }
         self.0.counters.fetches.add();
         let sent = self.now();
         let answer = match (app.issuer, ask) {
@@ -95,9 +139,37 @@ impl Broker {
                 self.0.wechat.stable_token(&app.id, &app.secret, Mode::Force).await
             }
         };
-        let issued = answer.map_err(|err| self.fetch_failed(job, &err))?;
+        let issued = match answer {
+            Ok(issued) => issued,
+            Err(err) => {
+                if let Some(held) = ended.filter(|_| !may_have_minted(&err)) {
+                    // When this fails too, the token is replaced early, and no harm is done.
+                    let again = self.set_life(job.slot, &held, held.expires_at, held.refresh_at);
+                    again.await.unwrap_or_default();
+                }
+                return Err(self.fetch_failed(job, &err));
+            }
+        };
         let value = Value::new(issued.token.expose());
         Ok(Some(Fetched { value, expires_in: issued.expires_in, sent, answered: self.now() }))
+    }
+
+    /// Sets when the current generation ends and is to be refreshed, here and in the store.
+    /// `false`: there is another by now.
+    async fn set_life(
+        &self,
+        slot: &Slot,
+        held: &Held,
+        expires_at: Timestamp,
+        refresh_at: Timestamp,
+    ) -> Result<bool, Trouble> {
+        let set = self.0.store.set_expiry(&slot.id, held.generation, expires_at, refresh_at).await;
+        if !set.map_err(|err| self.store_trouble(&err))? {
+            return Ok(false);
+        }
+        slot.set(Some(Held { expires_at, refresh_at, ..held.clone() }));
+        self.wake_others().await;
+        Ok(true)
     }
 
     /// Asks for a ticket, which takes a global token; once more if that one turns out to be dead.
@@ -244,6 +316,15 @@ fn refused_by_budget(
     trouble.failures = trouble.failures.saturating_add(u32::from(failed_before));
     trouble.retry_at = Some(retry_at.max(now + back_off(trouble.failures, per_day)));
     trouble
+}
+
+/// Whether WeChat may have minted a token although we have none.
+fn may_have_minted(err: &wechat::Error) -> bool {
+    match err {
+        wechat::Error::Api(_) => false,
+        wechat::Error::Transport(err) => err.sent,
+        wechat::Error::Protocol(_) => true,
+    }
 }
 
 /// What a failed fetch asks for: wait, a person, or nothing before the configuration changes.

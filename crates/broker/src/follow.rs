@@ -10,7 +10,7 @@ use crate::{
     audit::{Actor, AuditEntry},
     credential::{CredentialId, CredentialKind},
     key::ClientKey,
-    slot::{Held, Slot, Value},
+    slot::{Held, SET_BACK, Slot, Value},
     store::{AppRow, Change, Changes, CredentialRow, KeyRow, Place, StoreError, StoreResult},
 };
 
@@ -24,6 +24,7 @@ impl Broker {
         const PAUSE: Duration = Duration::from_secs(1);
         let mut cursor = 0;
         let mut reachable = true;
+        let mut last = self.now();
         loop {
             // What changed while the store was out of reach may have woken nobody.
             let patience = if reachable { SLOW } else { Duration::ZERO };
@@ -32,6 +33,7 @@ impl Broker {
                 if let Ok(woken) = woken {
                     cursor = woken?;
                 }
+                self.sync_time().await?;
                 self.follow().await
             };
             match followed.await {
@@ -48,6 +50,15 @@ impl Broker {
                     tokio::time::sleep(PAUSE).await;
                 }
             }
+            let now = self.now();
+            if now + SET_BACK < last {
+                tracing::warn!(clock.behind_s = last.since(now).as_secs(), "time was set back");
+                // Deadlines of before are far in the future now.
+                for entry in self.apps() {
+                    self.reschedule_all(&entry);
+                }
+            }
+            last = now;
         }
     }
 
@@ -135,9 +146,11 @@ impl Broker {
         let (mut put, mut gone) = (Vec::new(), Vec::new());
         for change in &changes {
             if let Change::App(id) = change {
-                match self.0.store.find_app(id).await? {
-                    Some(row) => put.extend(self.readable(self.app_of(&row))),
-                    None => gone.push(id.clone()),
+                match self.0.store.find_app(id).await {
+                    Ok(Some(row)) => put.extend(self.readable(self.app_of(&row))),
+                    Ok(None) => gone.push(id.clone()),
+                    Err(err @ StoreError::Corrupt(_)) => drop(self.readable::<()>(Err(err))),
+                    Err(err) => return Err(err),
                 }
             }
         }
@@ -179,20 +192,25 @@ impl Broker {
         Ok(())
     }
 
-    /// Reads a credential and its trouble again, unless a flight is about to settle both.
-    async fn reload_slot(&self, entry: &AppEntry, slot: &Slot) -> StoreResult<()> {
+    /// Reads a credential and its trouble again. While a flight is about to settle both, only the
+    /// credential; the flight's end reads the rest.
+    pub(crate) async fn reload_slot(&self, entry: &AppEntry, slot: &Slot) -> StoreResult<()> {
         match self.reload(slot).await {
-            Err(StoreError::Corrupt(reason)) => {
-                self.readable::<()>(Err(StoreError::Corrupt(reason)));
+            Err(err @ StoreError::Corrupt(_)) => {
+                self.readable::<()>(Err(err));
                 // What memory has was replaced by something that cannot be read here.
                 slot.set(None);
             }
             read => read?,
         }
-        let trouble = self.0.store.find_trouble(&slot.id).await?;
+        let trouble = match self.0.store.find_trouble(&slot.id).await {
+            Err(err @ StoreError::Corrupt(_)) => self.readable(Err(err)),
+            found => found?,
+        };
         {
             let mut state = slot.state();
             if state.flight().is_some() {
+                state.miss_change();
                 return Ok(());
             }
             state.trouble = trouble;
@@ -233,7 +251,7 @@ impl Broker {
                 _ => false,
             };
             if !same {
-                slot.set(held);
+                slot.set_under(&state, held);
             }
             drop(state);
             if let Some(row) = row {

@@ -19,6 +19,8 @@ use crate::{
 
 /// WeChat's overlap: so long a replaced token goes on working.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(300);
+/// A token that another mint may have ended is refreshed so long before WeChat's overlap is over.
+pub(crate) const BEFORE_THE_END: Duration = Duration::from_secs(60);
 /// Refreshed so long before the end: inside WeChat's 5 minutes of overlap, with time to retry.
 const MARGIN: Duration = Duration::from_secs(270);
 /// Refreshes due together are spread over this much, towards the end.
@@ -41,10 +43,9 @@ impl Broker {
         if let Some(held) = current.as_ref().filter(|held| held.hash == hash) {
             return self.keep_same(slot, held, &fetched, (expires_at, refresh_at)).await;
         }
-        let before = current.map_or(0, |held| held.generation);
-        let generation = before + 1;
+        let generation = job.base.generation + 1;
         // While the store is away, generations go on in memory; it goes on from where it is.
-        let over = slot.state().unstored.as_ref().map_or(before, |unstored| unstored.over);
+        let over = job.base.stored;
         let place = Place::Credential(slot.id.clone(), generation);
         let row = CredentialRow {
             id: slot.id.clone(),
@@ -186,7 +187,7 @@ impl Broker {
                     // Nobody can tell which was minted later. The earlier one lives 5 minutes
                     // more, so the stored one is trusted for no longer than that.
                     let end = theirs.expires_at.min(theirs.sent + OVERLAP);
-                    let refresh_at = end - Duration::from_secs(60);
+                    let refresh_at = end - BEFORE_THE_END;
                     self.0
                         .store
                         .set_expiry(&slot.id, theirs.generation, end, refresh_at)

@@ -72,15 +72,16 @@ impl Budget {
     ) -> (Option<LedgerRow>, Spending) {
         let today = beijing_day(now);
         let used = newest.filter(|row| row.day >= today).map_or(0, |row| row.used);
-        // A clock that was far ahead and has been set back leaves no debt beyond a full bucket.
+        // More debt than a full bucket is of a clock that was ahead and has been set back.
         let most = now + self.every * self.burst;
+        let rested = newest.map(|row| row.rested_at).filter(|at| (now..=most).contains(at));
         if used >= self.per_day {
             let midnight = Timestamp::from_secs((today + 1) * DAY - BEIJING_OFFSET);
             return (None, Spending::Refused { retry_at: midnight, day: true });
         }
         // The bucket is kept as the instant at which it is full again: each call moves it one
         // interval on, and it must never be more than a burst ahead.
-        let rested_at = newest.map_or(now, |row| row.rested_at.clamp(now, most)) + self.every;
+        let rested_at = rested.unwrap_or(now) + self.every;
         let allowed_at = rested_at - self.every * self.burst;
         if allowed_at > now {
             return (None, Spending::Refused { retry_at: allowed_at, day: false });
@@ -220,6 +221,14 @@ mod tests {
         let mut row = None;
         assert_eq!(spend_all(budget, &mut row, MIDNIGHT), 3);
         assert_eq!(spend_all(budget, &mut row, MIDNIGHT - Duration::from_secs(1)), 0);
+    }
+
+    #[test]
+    fn a_clock_that_was_far_ahead_leaves_no_debt() {
+        let budget = Api::Token.budget(AppKind::Official);
+        let mut row = None;
+        assert_eq!(spend_all(budget, &mut row, MIDNIGHT + Duration::from_secs(3_600)), 10);
+        assert_eq!(spend_all(budget, &mut row, MIDNIGHT), 10);
     }
 
     #[test]

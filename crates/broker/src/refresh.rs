@@ -10,7 +10,7 @@ use crate::{
     AppEntry, Broker,
     app::{App, Issuer},
     credential::{CredentialKind, Trouble},
-    fetch::{Ask, Job},
+    fetch::{Ask, Base, Job},
     random::random_word,
     slot::{Flight, Outcome, Slot, State},
     store::{Acquired, Lease, StoreError},
@@ -68,9 +68,16 @@ impl Broker {
             state.flight().unwrap_or_else(|| self.start(entry, kind, Why::Due, &mut state))
         };
         if flight.ended().await.is_none() {
-            tracing::error!(credential = %slot.id, "a refresh died without an outcome");
+            tracing::error!(
+                app.id = %slot.id.app,
+                credential = slot.id.kind.as_str(),
+                "a refresh died without an outcome"
+            );
             let later = self.now() + Duration::from_secs(60);
             self.0.schedule.set(&slot.id, Some(later));
+        } else if self.is_registered(entry, &entry.app()) {
+            // A flight that was joined may have set its deadline before this one fell due.
+            self.reschedule(slot);
         }
     }
 
@@ -92,10 +99,21 @@ impl Broker {
             let mut kept = None;
             let outcome = broker.fly(&entry, &app, kind, &why, &mut kept).await;
             broker.landed(&entry, &app, kind, &why, &outcome).await;
+            end.send_replace(Some(outcome));
             if let Some(lease) = &kept {
                 broker.release(lease).await;
             }
-            end.send_replace(Some(outcome));
+            let slot = entry.slot(kind);
+            if slot.state().take_missed_change()
+                && let Err(err) = broker.reload_slot(&entry, slot).await
+            {
+                tracing::warn!(
+                    app.id = %app.id,
+                    credential = kind.as_str(),
+                    error = %err,
+                    "a change during a refresh cannot be read yet"
+                );
+            }
         });
         flight
     }
@@ -194,7 +212,7 @@ impl Broker {
     }
 
     /// One flight: until the credential is what it should be, or a trouble. The lease under which
-    /// it failed is `kept` until the trouble is stored, so that whoever has it next sees why.
+    /// it ended is `kept` until a trouble is stored, so that whoever has it next sees why.
     async fn fly(
         &self,
         entry: &Arc<AppEntry>,
@@ -220,18 +238,22 @@ impl Broker {
                 }
             };
             let for_a_person = matches!(why, Why::Asked | Why::Forced);
-            let job = Job { entry, app, slot, lease: lease.as_ref(), for_a_person };
-            let worked = self.with_lease(&job, why, overtaken).await;
-            if worked.is_err() {
+            let job = Job::new(entry, app, slot, lease.as_ref(), for_a_person);
+            let worked = self.with_lease(job, why, overtaken).await;
+            let again = match worked {
+                Ok(Worked::LeaseLost) => {
+                    self.0.counters.leases_lost.add();
+                    true
+                }
+                Ok(Worked::Overtaken) => !std::mem::replace(&mut overtaken, true),
+                Ok(Worked::Done) | Err(_) => false,
+            };
+            if !again {
                 *kept = lease;
-            } else if let Some(lease) = &lease {
-                self.release(lease).await;
+                return worked.map(|_| ());
             }
-            match worked? {
-                Worked::Done => return Ok(()),
-                Worked::LeaseLost => self.0.counters.leases_lost.add(),
-                Worked::Overtaken if overtaken => return Ok(()),
-                Worked::Overtaken => overtaken = true,
+            if let Some(lease) = &lease {
+                self.release(lease).await;
             }
         }
     }
@@ -272,7 +294,7 @@ impl Broker {
     /// The work that the lease is for.
     async fn with_lease(
         &self,
-        job: &Job<'_>,
+        mut job: Job<'_>,
         why: &Why,
         overtaken: bool,
     ) -> Result<Worked, Trouble> {
@@ -280,6 +302,7 @@ impl Broker {
         if job.lease.is_some() {
             self.sync_time().await.map_err(|err| self.store_trouble(&err))?;
             self.reload(slot).await.map_err(|err| self.store_trouble(&err))?;
+            job.base = Base::of(slot);
             if !overtaken && !self.wanted(slot, why) {
                 return Ok(Worked::Done);
             }
@@ -295,9 +318,11 @@ impl Broker {
             }
         }
         match why {
-            Why::Reported(generation) => self.check(job, *generation).await,
-            Why::Due | Why::Asked => self.replace(job, Ask::Normal).await,
-            Why::Forced => self.replace(job, Ask::Force).await,
+            // Whatever the flight was for, what WeChat says now settles whose token it has kept.
+            _ if overtaken => self.replace(&job, Ask::Normal).await,
+            Why::Reported(generation) => self.check(&job, *generation).await,
+            Why::Due | Why::Asked => self.replace(&job, Ask::Normal).await,
+            Why::Forced => self.replace(&job, Ask::Force).await,
         }
     }
 

@@ -46,8 +46,8 @@ enum Another {
     Kept(Worked),
     /// The same.
     Same,
-    /// It could not be asked.
-    NoAnswer,
+    /// It could not be asked, for this reason.
+    NoAnswer(Trouble),
 }
 
 /// What a probe says of a token.
@@ -187,13 +187,13 @@ impl Broker {
         };
         let stable = job.app.issuer == Issuer::Stable;
         // While a trouble stands WeChat is not asked for tokens, by nobody.
-        let stands = slot.state().trouble.as_ref().is_some_and(|it| it.stands(self.now()));
+        let mut unasked = slot.state().trouble.clone().filter(|it| it.stands(self.now()));
         let mut same = false;
-        if stable && !stands {
+        if stable && unasked.is_none() {
             match self.ask_for_another(job, &held).await? {
                 Another::Kept(worked) => return Ok(worked),
                 Another::Same => same = true,
-                Another::NoAnswer => {}
+                Another::NoAnswer(trouble) => unasked = Some(trouble),
             }
         }
         let alive = match self.probe(job, &held).await {
@@ -201,17 +201,24 @@ impl Broker {
                 self.note_foreign_refresh(&held, slot);
                 // Only a token that normal mode sticks to is worth a forced refresh.
                 let ask = if same { Ask::Force } else { Ask::Normal };
-                return self.replace_dead(job, &held, ask).await;
+                return self.replace_dead(job, &held, ask, unasked).await;
             }
             Probed::Alive => true,
             Probed::Unclear => false,
         };
         slot.state().verdict = Some(Verdict { generation, at: self.now(), alive });
-        Ok(Worked::Done)
+        // Why WeChat gives no token stands for the next report too, and for the refresh to come.
+        unasked.map_or(Ok(Worked::Done), Err)
     }
 
-    /// Stops serving a token and gets another.
-    async fn replace_dead(&self, job: &Job<'_>, held: &Held, ask: Ask) -> Result<Worked, Trouble> {
+    /// Stops serving a token and gets another, unless something stands against asking.
+    async fn replace_dead(
+        &self,
+        job: &Job<'_>,
+        held: &Held,
+        ask: Ask,
+        unasked: Option<Trouble>,
+    ) -> Result<Worked, Trouble> {
         let slot = job.slot;
         if let Some(unstored) = &mut slot.state().unstored {
             unstored.row.dead = true;
@@ -222,10 +229,10 @@ impl Broker {
             tracing::error!(credential = %slot.id, error = %err, "a dead token is not marked yet");
         }
         self.wake_others().await;
-        if let Some(trouble) = slot.state().trouble.clone().filter(|it| it.stands(self.now())) {
-            return Err(trouble);
+        match unasked {
+            Some(trouble) => Err(trouble),
+            None => self.replace(job, ask).await,
         }
-        self.replace(job, ask).await
     }
 
     /// Asks normal mode whether WeChat has another token by now, and keeps it.
@@ -233,7 +240,7 @@ impl Broker {
         let fetched = match self.fetch(job, Ask::Normal).await {
             Ok(Some(fetched)) => fetched,
             Ok(None) => return Ok(Another::Kept(Worked::LeaseLost)),
-            Err(_) => return Ok(Another::NoAnswer),
+            Err(trouble) => return Ok(Another::NoAnswer(trouble)),
         };
         if self.0.hasher.hash(fetched.value.expose()) == held.hash {
             return Ok(Another::Same);

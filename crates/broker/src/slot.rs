@@ -42,6 +42,9 @@ impl fmt::Debug for Value {
     }
 }
 
+/// A clock that goes back by more than this has been set back; by less, it was brought into step.
+pub(crate) const SET_BACK: Duration = Duration::from_secs(60);
+
 /// One generation of a credential as held in memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
@@ -69,14 +72,21 @@ impl Held {
 
     /// Whether it may be handed out at `now` to somebody who needs it for `min_ttl`.
     pub(crate) fn usable(&self, now: Timestamp, min_ttl: Duration) -> bool {
-        !self.dead && now + min_ttl < self.expires_at
+        !self.dead && now + min_ttl < self.expires_at && !self.from_the_future(now)
     }
 
-    /// Whether it is time to replace it. One from the future was fetched by a clock that has been
-    /// set back since, so that its times mean nothing.
+    /// Whether it is time to replace it.
     pub(crate) fn due(&self, now: Timestamp) -> bool {
-        const FUTURE: Duration = Duration::from_secs(60);
-        self.dead || now >= self.refresh_at || now >= self.expires_at || self.sent > now + FUTURE
+        self.dead
+            || now >= self.refresh_at
+            || now >= self.expires_at
+            || self.from_the_future(now)
+    }
+
+    /// Whether it was fetched by a clock that has been set back since, so that its times mean
+    /// nothing.
+    fn from_the_future(&self, now: Timestamp) -> bool {
+        self.sent > now + SET_BACK
     }
 }
 
@@ -114,6 +124,8 @@ pub(crate) struct State {
     pub(crate) verdict: Option<Verdict>,
     /// A generation that the store could not take yet.
     pub(crate) unstored: Option<Unstored>,
+    /// The store changed while a flight was under way, and was not read again.
+    missed_change: bool,
 }
 
 /// A generation that waits for the store.
@@ -142,13 +154,24 @@ impl State {
     pub(crate) fn set_flight(&mut self, flight: Flight) {
         self.flight = Some(flight);
     }
+
+    /// Notes that whoever ends the flight has to read the store again.
+    pub(crate) fn miss_change(&mut self) {
+        self.missed_change = true;
+    }
+
+    /// Whether the store has to be read again, now that the flight has ended.
+    pub(crate) fn take_missed_change(&mut self) -> bool {
+        std::mem::take(&mut self.missed_change)
+    }
 }
 
 /// The place of one credential.
 pub(crate) struct Slot {
     pub(crate) id: CredentialId,
     current: ArcSwapOption<Held>,
-    /// Bumped by each change of `current`; lets a slow reader of the store see that it is late.
+    /// Bumped by each change of `current`, under the lock of `state`; lets a slow reader of the
+    /// store see that it is late.
     version: AtomicU64,
     /// When somebody last asked, in milliseconds since the epoch.
     used_at: AtomicI64,
@@ -190,6 +213,11 @@ impl Slot {
 
     /// Makes `held` current and wakes who waits for a change.
     pub(crate) fn set(&self, held: Option<Held>) {
+        self.set_under(&self.state(), held);
+    }
+
+    /// The same for who holds the lock already, so that nothing comes between a look and a change.
+    pub(crate) fn set_under(&self, _state: &State, held: Option<Held>) {
         self.current.store(held.map(Arc::new));
         self.version.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_waiters();

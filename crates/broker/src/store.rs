@@ -9,7 +9,9 @@
 //! - "not found" and "somebody else was first" are answers, not errors;
 //! - a write that was acknowledged survives a kill of the process;
 //! - instants are by [`Store::now`], the store's own clock, never by a replica's;
-//! - no method sees a secret in clear: [`Sealed`] values come sealed and leave sealed.
+//! - no method sees a secret in clear: [`Sealed`] values come sealed and leave sealed;
+//! - a list leaves out a row that cannot be read, and logs it; asked for one such row, a method
+//!   answers [`StoreError::Corrupt`].
 
 #[cfg(test)]
 mod conformance;

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -41,6 +41,8 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
+    /// How far the store's time is behind the clock, in milliseconds.
+    behind: AtomicI64,
     unreachable: AtomicBool,
     state: Mutex<State>,
     /// Counts the wake-ups, from 1: the cursors of [`Shared::woken`].
@@ -149,6 +151,7 @@ impl MemoryStore {
         Self {
             inner: Arc::new(Inner {
                 clock,
+                behind: AtomicI64::new(0),
                 unreachable: AtomicBool::new(false),
                 state: Mutex::default(),
                 wakes: watch::Sender::new(1),
@@ -160,6 +163,16 @@ impl MemoryStore {
     /// happens then.
     pub fn set_reachable(&self, reachable: bool) {
         self.inner.unreachable.store(!reachable, Ordering::Release);
+    }
+
+    /// Sets the store's clock back, for every handle, as a person might the clock of a machine.
+    pub fn set_clock_back(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.inner.behind.fetch_add(millis, Ordering::AcqRel);
+    }
+
+    fn time(&self) -> Timestamp {
+        self.inner.clock.now().offset_millis(-self.inner.behind.load(Ordering::Acquire))
     }
 
     fn reach(&self) -> StoreResult<()> {
@@ -180,7 +193,7 @@ impl MemoryStore {
         let (answer, changed) = {
             let mut state = self.state()?;
             let before = state.log.newest;
-            let answer = job(&mut state, self.inner.clock.now());
+            let answer = job(&mut state, self.time());
             (answer, state.log.newest != before)
         };
         if changed {
@@ -198,7 +211,7 @@ impl MemoryStore {
 impl Store for MemoryStore {
     async fn now(&self) -> StoreResult<Timestamp> {
         self.reach()?;
-        Ok(self.inner.clock.now())
+        Ok(self.time())
     }
 
     async fn changes(&self, after: u64) -> StoreResult<Changes> {
@@ -359,7 +372,7 @@ impl Store for MemoryStore {
         hash: &[u8; 32],
     ) -> StoreResult<Option<u64>> {
         let state = self.state()?;
-        let now = self.inner.clock.now();
+        let now = self.time();
         let history = state.history.get(id).into_iter().flatten();
         let alive = history.filter(|past| past.hash == *hash && past.expires_at > now);
         Ok(alive.map(|past| past.generation).max())
@@ -410,7 +423,7 @@ impl Store for MemoryStore {
 
     async fn ledger(&self, app: &AppId) -> StoreResult<Vec<LedgerRow>> {
         let state = self.state()?;
-        let oldest = beijing_day(self.inner.clock.now()) - LEDGER_DAYS;
+        let oldest = beijing_day(self.time()) - LEDGER_DAYS;
         let of_app = state.ledger.iter().filter(|((owner, _), _)| owner == app);
         let mut rows: Vec<_> =
             of_app.flat_map(|(_, days)| days.range(oldest..).map(|(_, row)| row.clone())).collect();
@@ -468,7 +481,7 @@ impl Store for MemoryStore {
 impl Shared for MemoryStore {
     async fn now(&self) -> StoreResult<Timestamp> {
         self.reach()?;
-        Ok(self.inner.clock.now())
+        Ok(self.time())
     }
 
     async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> StoreResult<Acquired> {

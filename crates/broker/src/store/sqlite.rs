@@ -277,7 +277,7 @@ impl Store for SqliteStore {
                 None
             } else {
                 let sql = format!("{CHANGE} WHERE number > ?1 ORDER BY number");
-                Some(distinct(rows::all(db, &sql, [after], rows::change)?.into_iter()))
+                Some(distinct(rows::readable(db, &sql, [after], rows::change)?.into_iter()))
             };
             Ok(Changes { latest: newest.unsigned_abs(), entries })
         })
@@ -285,7 +285,7 @@ impl Store for SqliteStore {
     }
 
     async fn list_apps(&self) -> StoreResult<Vec<AppRow>> {
-        self.read(|db| rows::all(db, &format!("{APP} ORDER BY app"), [], rows::app)).await
+        self.read(|db| rows::readable(db, &format!("{APP} ORDER BY app"), [], rows::app)).await
     }
 
     async fn find_app(&self, app: &AppId) -> StoreResult<Option<AppRow>> {
@@ -371,7 +371,7 @@ impl Store for SqliteStore {
 
     async fn list_keys(&self) -> StoreResult<Vec<KeyRow>> {
         let sql = format!("{KEY} ORDER BY created_at, number");
-        self.read(move |db| rows::all(db, &sql, [], rows::key)).await
+        self.read(move |db| rows::readable(db, &sql, [], rows::key)).await
     }
 
     async fn add_key(&self, row: &KeyRow, audit: &AuditEntry) -> StoreResult<bool> {
@@ -419,7 +419,7 @@ impl Store for SqliteStore {
     }
 
     async fn list_credentials(&self) -> StoreResult<Vec<CredentialRow>> {
-        self.read(|db| rows::all(db, CREDENTIAL, [], rows::credential)).await
+        self.read(|db| rows::readable(db, CREDENTIAL, [], rows::credential)).await
     }
 
     async fn find_credential(&self, id: &CredentialId) -> StoreResult<Option<CredentialRow>> {
@@ -599,7 +599,7 @@ impl Store for SqliteStore {
     }
 
     async fn list_troubles(&self) -> StoreResult<Vec<(CredentialId, Trouble)>> {
-        self.read(|db| rows::all(db, TROUBLE, [], rows::trouble)).await
+        self.read(|db| rows::readable(db, TROUBLE, [], rows::trouble)).await
     }
 
     async fn find_trouble(&self, id: &CredentialId) -> StoreResult<Option<Trouble>> {
@@ -717,7 +717,7 @@ impl Store for SqliteStore {
     async fn sealed_otherwise(&self, key: &str, limit: usize) -> StoreResult<Vec<(Place, Sealed)>> {
         let key = key.to_owned();
         let limit = number(limit as u64);
-        self.read(move |db| rows::all(db, SEALED_OTHERWISE, params![key, limit], rows::sealed))
+        self.read(move |db| rows::readable(db, SEALED_OTHERWISE, params![key, limit], rows::sealed))
             .await
     }
 
@@ -769,7 +769,7 @@ impl Store for SqliteStore {
         let limit = number(limit as u64);
         self.read(move |db| {
             let sql = format!("{AUDIT} WHERE number < ?1 ORDER BY number DESC LIMIT ?2");
-            rows::all(db, &sql, [before, limit], rows::audit)
+            rows::readable(db, &sql, [before, limit], rows::audit)
         })
         .await
     }

@@ -2,7 +2,7 @@
 //! follows tokio's paused timers.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -93,6 +93,11 @@ impl World {
                 (Arc::new(store.clone()), Arc::new(store))
             }
         }
+    }
+
+    /// The file that the store is in.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.as_ref().expect("the store is a file").path().join("xinfu.db")
     }
 
     /// A broker on the world's store that does not run in the background, like a command.

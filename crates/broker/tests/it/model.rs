@@ -2,9 +2,16 @@
 //! reads, reports and restarts, over two servers and a command line on one store. What must hold is
 //! checked after every step, by what the simulated WeChat knows and has logged.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use broker::{AppEntry, Broker, TokenError, TokenView, app::Issuer, store::CredentialRow};
+use broker::{
+    AppEntry, Broker, Refreshed, TokenError, TokenView, app::Issuer, audit::Actor,
+    store::CredentialRow,
+};
 use clock::Timestamp;
 use futures_util::future::join_all;
 use proptest::prelude::*;
@@ -35,6 +42,8 @@ enum Step {
     Abandon(usize),
     /// A service reports the token that it read last.
     Report(usize),
+    /// A person asks for another token, at the command line.
+    Ask,
     /// Somebody outside mints; with `kill` the token before ends at once.
     Foreign { kill: bool },
     /// So many of the next calls go wrong in one way, or all until WeChat is well again.
@@ -86,6 +95,7 @@ impl<const SQLITE: bool> ReferenceStateMachine for Reference<SQLITE> {
             2 => (1..longest).prop_map(Step::ReadLate),
             1 => (0..BROKERS).prop_map(Step::Abandon),
             4 => (0..BROKERS).prop_map(Step::Report),
+            1 => Just(Step::Ask),
             2 => any::<bool>().prop_map(|kill| Step::Foreign { kill }),
             3 => (count, fault_kinds()).prop_map(|(count, kind)| Step::Fault(count, kind)),
             2 => Just(Step::Heal),
@@ -105,13 +115,15 @@ struct Machine<const SQLITE: bool> {
     issuer: Issuer,
     servers: [Option<Replica>; BROKERS - 1],
     last_read: Option<TokenView>,
-    /// Tokens that somebody outside, or a mint whose answer got lost, may have ended.
+    /// Tokens that somebody outside may have ended.
     doomed: HashSet<String>,
     seen: HashSet<String>,
     /// The newest row of the store at the last look.
     row: Option<CredentialRow>,
-    /// When the last mint was whose answer got lost.
-    lost_at: Timestamp,
+    /// The classic mints whose answer got lost.
+    lost: Vec<Timestamp>,
+    /// Calls that a person asked for, by their numbers in the log, and when they were made.
+    asked: HashMap<u64, Timestamp>,
     faulty: bool,
 }
 
@@ -150,22 +162,25 @@ impl<const SQLITE: bool> Machine<SQLITE> {
         self.doomed.extend(self.seen.iter().cloned());
     }
 
-    /// On classic, two mints whose answers get lost end a token that we take for live.
     fn search_lost_mints(&mut self) {
         let log = self.world.sim.calls().log;
         let patience = self.world.wechat.budget();
         let lost =
-            log.iter().rfind(|call| call.path == "/cgi-bin/token" && got_lost(call, patience));
-        if let Some(lost) = lost {
-            self.lost_at = Timestamp::from_millis(lost.decided_at);
-        }
+            log.iter().filter(|call| call.path == "/cgi-bin/token" && got_lost(call, patience));
+        self.lost = lost.map(|call| Timestamp::from_millis(call.decided_at)).collect();
     }
 
-    /// Whether something outside may have ended a token: somebody who mints, or a mint of ours
-    /// that we have not heard of.
-    fn is_doomed(&self, view: &TokenView) -> bool {
+    /// How many mints since a token's own we have not heard of.
+    fn lost_since(&self, view: &TokenView) -> usize {
         let minted_by = view.expires_at - secs(LIFE);
-        self.doomed.contains(view.token.expose()) || minted_by <= self.lost_at
+        self.lost.iter().filter(|at| minted_by <= **at).count()
+    }
+
+    /// Whether a token may have ended without our knowing: somebody outside minted, or two mints
+    /// that we have not heard of have gone over it. One leaves it WeChat's overlap, and is reckoned
+    /// with.
+    fn is_doomed(&self, view: &TokenView) -> bool {
+        self.doomed.contains(view.token.expose()) || self.lost_since(view) >= 2
     }
 
     /// What a service got must be a token that works, unless something outside ended it.
@@ -191,12 +206,18 @@ impl<const SQLITE: bool> Machine<SQLITE> {
     }
 
     /// A reader may be refused only while WeChat fails, and only when there is nothing left: what
-    /// was read last is served as long as it lives.
+    /// was read last is served as long as it lives. On classic, a mint that a person asked for may
+    /// have ended it unless its answer said otherwise.
     fn check_refused(&self, err: &TokenError) {
         assert!(self.faulty, "{err}");
         let Some(view) = &self.last_read else { return };
+        let minted_by = view.expires_at - secs(LIFE);
+        let in_doubt = self.issuer == Issuer::Classic
+            && self.asked.values().any(|asked_at| minted_by <= *asked_at);
         let lives = self.world.state(view) == TokenState::Live
+            && !in_doubt
             && view.expires_at > self.world.clock.now()
+            && self.lost_since(view) == 0
             && !self.is_doomed(view);
         assert!(!lives, "refused although generation {} lives: {err}", view.generation);
     }
@@ -270,6 +291,17 @@ impl<const SQLITE: bool> Machine<SQLITE> {
                 self.world.pass(secs(11)).await;
                 self.report(n).await;
             }
+            Step::Ask => {
+                let last = self.world.sim.calls().log.last().map_or(0, |call| call.seq);
+                let command = self.world.idle().await;
+                let refreshed = command.refresh_now(&Self::entry(&command), &Actor::System).await;
+                if let Refreshed::Failed(trouble) = refreshed.unwrap() {
+                    assert!(self.faulty, "{trouble:?}");
+                }
+                let calls = self.world.sim.calls_after(last, usize::MAX).log;
+                let made = |call: &CallEntry| (call.seq, Timestamp::from_millis(call.sent_at));
+                self.asked.extend(calls.iter().map(made));
+            }
             Step::Foreign { kill } => {
                 self.doom_all();
                 let issuer = match self.issuer {
@@ -296,14 +328,19 @@ impl<const SQLITE: bool> Machine<SQLITE> {
         self.search_lost_mints();
     }
 
-    /// No token is replaced long before its end, unless something outside may have ended it or its
-    /// life could not be read.
+    /// No token is replaced long before its end, unless something outside may have ended it, a
+    /// person asked, or its life could not be read.
     fn check_replaced(&self, log: &[CallEntry]) {
         const LEAST: i64 = 500_000;
         let patience = self.world.wechat.budget();
         let mut last: Option<&CallEntry> = None;
         let mut ended = false;
-        for call in log.iter().filter(|call| call.errcode == Some(0)) {
+        for call in log {
+            // A mint for a person that may have got through ends what was before it.
+            ended |= self.asked.contains_key(&call.seq);
+            if call.errcode != Some(0) {
+                continue;
+            }
             match call.path.as_str() {
                 "(foreign)" => ended = true,
                 "/cgi-bin/token" | "/cgi-bin/stable_token" if arrived(call, patience) => {
@@ -333,8 +370,11 @@ impl<const SQLITE: bool> Machine<SQLITE> {
             .iter()
             .filter(|call| matches!(call.path.as_str(), "/cgi-bin/token" | "/cgi-bin/stable_token"))
             .collect();
+        let patience = self.world.wechat.budget().as_millis() as i64;
         for pair in fetches.windows(2) {
+            // WeChat may go on with a call that its caller has given up.
             let end = pair[0].answered_at.unwrap_or(pair[0].decided_at);
+            let end = end.min(pair[0].sent_at + patience);
             assert!(pair[1].sent_at >= end, "two fetches at once: {:?} {:?}", pair[0], pair[1]);
         }
         // No budget lets calls come faster than this, whatever goes wrong.
@@ -386,7 +426,8 @@ impl<const SQLITE: bool> StateMachineTest for Machine<SQLITE> {
             doomed: HashSet::new(),
             seen: HashSet::new(),
             row: None,
-            lost_at: Timestamp::default(),
+            lost: Vec::new(),
+            asked: HashMap::new(),
             faulty: false,
         }
     }

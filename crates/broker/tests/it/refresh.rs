@@ -9,6 +9,7 @@ use broker::{
 };
 use futures_util::future::join_all;
 use sim::{BadNumber, Fault, FaultKind, TokenState};
+use tokio_util::task::TaskTracker;
 use wechat::AppSecret;
 
 use crate::harness::{APP, Backend, World, new_app, read, secs};
@@ -88,6 +89,48 @@ async fn ten_thousand_readers_at_expiry_cost_one_call_and_none_fails() {
     let views = join_all(readers).await;
     assert!(views.iter().all(|view| view.generation == first.generation + 1));
     assert_eq!(world.mint_calls(APP) - mints, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_thousand_readers_on_several_threads_cost_one_call_and_none_fails() {
+    for issuer in ISSUERS {
+        for backend in [Backend::Memory, Backend::Sqlite] {
+            let world = World::new(backend).await;
+            let broker = world.idle().await;
+            let entry = world.add_app(&broker, APP, issuer).await;
+            world.sim.set_fault(Fault::new(FaultKind::LatencyBefore { millis: 50 }));
+            let tasks = TaskTracker::new();
+            let readers: Vec<_> = (0..10_000)
+                .map(|_| {
+                    let (broker, entry) = (broker.clone(), Arc::clone(&entry));
+                    tasks.spawn(async move { read(&broker, &entry).await.generation })
+                })
+                .collect();
+            for generation in join_all(readers).await {
+                assert_eq!(generation.unwrap(), 1);
+            }
+            assert_eq!(world.mint_calls(APP), 1, "{issuer:?} {backend:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_a_time_that_was_set_back_is_not_trusted() {
+    for issuer in ISSUERS {
+        let (world, replica, entry) = World::with_app(Backend::Memory, issuer).await;
+        let first = read(&replica.broker, &entry).await;
+        let calls = world.mint_calls(APP);
+        world.memory.set_clock_back(secs(3600));
+        world.pass(secs(35)).await;
+        assert_eq!(world.mint_calls(APP) - calls, 1, "{issuer:?}: nobody had to read for that");
+        let view = read(&replica.broker, &entry).await;
+        assert_eq!(world.state(&view), TokenState::Live);
+        assert!(view.expires_at <= first.expires_at - secs(3000), "{issuer:?}");
+        world.memory.set_clock_back(secs(3600));
+        replica.broker.ready().await.unwrap();
+        assert!(replica.broker.token_now(&entry, None, Duration::ZERO).is_none(), "{issuer:?}");
+        assert_eq!(world.state(&read(&replica.broker, &entry).await), TokenState::Live);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,8 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use broker::{
-    Broker,
+    Broker, Refreshed,
     app::Issuer,
+    audit::Actor,
     credential::{CredentialId, CredentialKind},
     store::{Acquired, CredentialRow, Lease, MemoryStore, Place, Shared, StoreResult},
 };
@@ -17,7 +18,7 @@ use futures_util::future::join_all;
 use sim::{Fault, FaultKind, TokenState};
 use tokio_util::task::TaskTracker;
 
-use crate::harness::{APP, Backend, World, read, sealer, secs};
+use crate::harness::{APP, Backend, Replica, World, read, sealer, secs};
 
 const ISSUERS: [Issuer; 2] = [Issuer::Stable, Issuer::Classic];
 const BACKENDS: [Backend; 2] = [Backend::Memory, Backend::Sqlite];
@@ -139,16 +140,36 @@ pub(crate) async fn overtake(
     assert!(store.put_credential(&row, generation - 1).await.unwrap());
 }
 
+/// What fetches: a command, or a server, whose memory follows what others store meanwhile.
+#[derive(Clone, Copy, Debug)]
+enum Fetcher {
+    Command,
+    Server,
+}
+
+const FETCHERS: [Fetcher; 2] = [Fetcher::Command, Fetcher::Server];
+
+/// WeChat takes two seconds to answer, once.
+fn slow() -> Fault {
+    Fault::new(FaultKind::LatencyAfter { millis: 2_000 }).times(1)
+}
+
 /// A first fetch that takes two seconds, and what happens one second into it.
 async fn raced(
+    fetcher: Fetcher,
     issuer: Issuer,
-    delay: FaultKind,
     meanwhile: impl AsyncFnOnce(&World),
-) -> (World, Broker) {
+) -> (World, Broker, Option<Replica>) {
     let world = World::new(Backend::Memory).await;
-    let broker = world.idle().await;
+    world.sim.set_fault(slow());
+    let (broker, server) = match fetcher {
+        Fetcher::Command => (world.idle().await, None),
+        Fetcher::Server => {
+            let server = world.replica().await;
+            (server.broker.clone(), Some(server))
+        }
+    };
     let entry = world.add_app(&broker, APP, issuer).await;
-    world.sim.set_fault(Fault::new(delay).times(1));
     let reader = broker.token(&entry, None, Duration::ZERO);
     let other = async {
         world.pass(secs(1)).await;
@@ -156,70 +177,136 @@ async fn raced(
     };
     let (view, ()) = tokio::join!(reader, other);
     assert!(view.is_ok(), "{view:?}");
-    world.pass(secs(1)).await;
-    (world, broker)
+    world.pass(secs(2)).await;
+    (world, broker, server)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stable_put_that_loses_asks_once_more() {
-    let slow = FaultKind::LatencyAfter { millis: 2_000 };
-    let (world, broker) = raced(Issuer::Stable, slow, async |world: &World| {
-        let now = world.clock.now();
-        overtake(world, 1, "83_of_somebody_confused", now, now).await;
-    })
-    .await;
-    let view = read(&broker, &broker.app(APP).unwrap()).await;
-    assert_eq!(view.generation, 2);
-    assert_eq!(world.state(&view), TokenState::Live, "what WeChat says now has won");
-    assert_eq!(broker.counters().read().puts_lost, 1);
-    assert_eq!(world.mint_calls(APP), 2);
+    for fetcher in FETCHERS {
+        let (world, broker, _server) = raced(fetcher, Issuer::Stable, async |world: &World| {
+            let now = world.clock.now();
+            overtake(world, 1, "83_of_somebody_confused", now, now).await;
+        })
+        .await;
+        let view = read(&broker, &broker.app(APP).unwrap()).await;
+        assert_eq!(view.generation, 2, "{fetcher:?}");
+        assert_eq!(world.state(&view), TokenState::Live, "what WeChat says now has won");
+        assert_eq!(broker.counters().read().puts_lost, 1);
+        assert_eq!(world.mint_calls(APP), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_or_a_drill_whose_put_loses_asks_once_more_too() {
+    for drill in [false, true] {
+        let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
+        let broker = &replica.broker;
+        let old = read(broker, &entry).await;
+        world.sim.foreign_refresh(APP, sim::Issuer::Stable, true).unwrap();
+        world.sim.set_fault(slow());
+        let work = async {
+            if drill {
+                broker.kill_leaked(&entry, &Actor::System, |_| {}).await.unwrap();
+            } else {
+                broker.report(&entry, None, &old.token, 40001).await.unwrap();
+            }
+        };
+        let other = async {
+            world.pass(secs(1)).await;
+            let now = world.clock.now();
+            overtake(&world, 2, "83_of_somebody_confused", now, now).await;
+        };
+        tokio::join!(work, other);
+        let view = read(broker, &entry).await;
+        assert_eq!(world.state(&view), TokenState::Live, "drill: {drill}");
+        assert_eq!(broker.counters().read().puts_lost, 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_classic_put_that_loses_wins_when_its_mint_was_later() {
-    let slow = FaultKind::LatencyAfter { millis: 2_000 };
-    let (world, broker) = raced(Issuer::Classic, slow, async |world: &World| {
-        // Theirs was minted long before ours was asked for.
-        let then = world.clock.now() - secs(60);
-        overtake(world, 1, "83_minted_earlier", then, then + secs(1)).await;
-    })
-    .await;
-    let view = read(&broker, &broker.app(APP).unwrap()).await;
-    assert_eq!((view.generation, world.state(&view)), (2, TokenState::Live));
-    assert_eq!(world.mint_calls(APP), 1);
+    for fetcher in FETCHERS {
+        let (world, broker, _server) = raced(fetcher, Issuer::Classic, async |world: &World| {
+            // Theirs was minted long before ours was asked for.
+            let then = world.clock.now() - secs(60);
+            overtake(world, 1, "83_minted_earlier", then, then + secs(1)).await;
+        })
+        .await;
+        let view = read(&broker, &broker.app(APP).unwrap()).await;
+        assert_eq!((view.generation, world.state(&view)), (2, TokenState::Live), "{fetcher:?}");
+        assert_eq!(world.mint_calls(APP), 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_classic_put_that_loses_is_dropped_when_its_mint_was_earlier() {
-    let slow = FaultKind::LatencyAfter { millis: 2_000 };
-    let (world, broker) = raced(Issuer::Classic, slow, async |world: &World| {
-        let token = world.sim.foreign_refresh(APP, sim::Issuer::Classic, false).unwrap();
-        let later = world.clock.now() + secs(5);
-        overtake(world, 1, &token, later, later + secs(1)).await;
-    })
-    .await;
-    let view = read(&broker, &broker.app(APP).unwrap()).await;
-    assert_eq!((view.generation, world.state(&view)), (1, TokenState::Live));
-    assert!(view.expires_in > secs(7000));
+    for fetcher in FETCHERS {
+        let (world, broker, _server) = raced(fetcher, Issuer::Classic, async |world: &World| {
+            let token = world.sim.foreign_refresh(APP, sim::Issuer::Classic, false).unwrap();
+            let later = world.clock.now() + secs(5);
+            overtake(world, 1, &token, later, later + secs(1)).await;
+        })
+        .await;
+        let view = read(&broker, &broker.app(APP).unwrap()).await;
+        assert_eq!((view.generation, world.state(&view)), (1, TokenState::Live), "{fetcher:?}");
+        assert!(view.expires_in > secs(7000));
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_classic_put_that_loses_with_overlapping_times_trusts_the_stored_one_for_five_minutes() {
-    let slow = FaultKind::LatencyAfter { millis: 2_000 };
-    let (world, broker) = raced(Issuer::Classic, slow, async |world: &World| {
-        let token = world.sim.foreign_refresh(APP, sim::Issuer::Classic, false).unwrap();
-        let now = world.clock.now();
-        overtake(world, 1, &token, now - Duration::from_millis(500), now).await;
-    })
-    .await;
-    let entry = broker.app(APP).unwrap();
-    let view = read(&broker, &entry).await;
-    assert_eq!(view.generation, 1);
-    assert!(view.expires_in <= secs(300) && view.expires_in > secs(290), "{:?}", view.expires_in);
-    let status = broker.status(&entry);
-    let before_the_end = view.expires_at.since(status[0].refresh_at.unwrap());
-    assert_eq!(before_the_end, secs(60));
-    drop(world);
+    for fetcher in FETCHERS {
+        let (_world, broker, _server) = raced(fetcher, Issuer::Classic, async |world: &World| {
+            let token = world.sim.foreign_refresh(APP, sim::Issuer::Classic, false).unwrap();
+            let now = world.clock.now();
+            overtake(world, 1, &token, now - Duration::from_millis(500), now).await;
+        })
+        .await;
+        let entry = broker.app(APP).unwrap();
+        let view = read(&broker, &entry).await;
+        assert_eq!(view.generation, 1, "{fetcher:?}");
+        let left = view.expires_in;
+        assert!(left <= secs(300) && left > secs(290), "{fetcher:?}: {left:?}");
+        let status = broker.status(&entry);
+        let before_the_end = view.expires_at.since(status[0].refresh_at.unwrap());
+        assert_eq!(before_the_end, secs(60));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classic_mint_that_nobody_hears_of_shortens_the_life_of_the_token_before() {
+    let (world, server, entry) = World::with_app(Backend::Memory, Issuer::Classic).await;
+    let first = read(&server.broker, &entry).await;
+    world.pass(secs(600)).await;
+    world.sim.set_fault(Fault::new(FaultKind::ResetAfter {}).times(1));
+    let command = world.idle().await;
+    let there = command.app(APP).unwrap();
+    let refreshed = command.refresh_now(&there, &Actor::System).await.unwrap();
+    assert!(matches!(refreshed, Refreshed::Failed(_)), "{refreshed:?}");
+    for _ in 0..60 {
+        world.pass(secs(10)).await;
+        let view = read(&server.broker, &entry).await;
+        assert_eq!(world.state(&view), TokenState::Live);
+    }
+    assert_eq!(read(&server.broker, &entry).await.generation, first.generation + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classic_mint_that_is_refused_leaves_the_token_before_its_life() {
+    let (world, server, entry) = World::with_app(Backend::Memory, Issuer::Classic).await;
+    let first = read(&server.broker, &entry).await;
+    let refused = FaultKind::Errcode { code: 40164, ip: None, message: None };
+    for fault in [refused, FaultKind::Errcode { code: -1, ip: None, message: None }] {
+        world.sim.set_fault(Fault::new(fault).times(1));
+        let refreshed = server.broker.refresh_now(&entry, &Actor::System).await.unwrap();
+        assert!(matches!(refreshed, Refreshed::Failed(_)), "{refreshed:?}");
+        let view = read(&server.broker, &entry).await;
+        assert_eq!((view.generation, view.expires_at), (first.generation, first.expires_at));
+    }
+    let (store, _) = world.stores().await;
+    let row = store.find_credential(&token_of(APP)).await.unwrap().unwrap();
+    assert_eq!(row.expires_at, first.expires_at);
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,7 +351,7 @@ async fn a_running_server_follows_what_a_command_does() {
         let entry = server.broker.app(APP).expect("the server knows the app by now");
         assert!(server.broker.token_now(&entry, None, Duration::ZERO).is_some(), "and its token");
         let all = broker::key::Rights::all();
-        let actor = broker::audit::Actor::System;
+        let actor = Actor::System;
         let key = command.add_key("shop", all, None, &actor).await.unwrap();
         world.pass(secs(2)).await;
         assert!(server.broker.authenticate(key.expose()).is_some());
@@ -279,10 +366,13 @@ async fn a_running_server_follows_what_a_command_does() {
     }
 }
 
-/// A [`Shared`] whose clock call is held up once, as a process is that the machine stops for a while.
+/// A [`Shared`] that is held up, as a process is that the machine stops for a while.
 struct HeldUp {
     inner: MemoryStore,
+    /// The first look at the clock takes this long.
     once: Mutex<Option<Duration>>,
+    /// Each release takes this long.
+    release: Mutex<Duration>,
 }
 
 #[async_trait]
@@ -304,6 +394,8 @@ impl Shared for HeldUp {
     }
 
     async fn release(&self, lease: &Lease) -> StoreResult<()> {
+        let held_up = *self.release.lock().unwrap();
+        tokio::time::sleep(held_up).await;
         self.inner.release(lease).await
     }
 
@@ -321,7 +413,11 @@ async fn a_lease_that_ran_out_before_sending_is_noticed() {
     let world = World::new(Backend::Memory).await;
     let broker = world.idle().await;
     let entry = world.add_app(&broker, APP, Issuer::Classic).await;
-    let held_up = HeldUp { inner: world.memory.clone(), once: Mutex::new(Some(secs(45))) };
+    let held_up = HeldUp {
+        inner: world.memory.clone(),
+        once: Mutex::new(Some(secs(45))),
+        release: Mutex::default(),
+    };
     let store = Arc::new(world.memory.clone());
     let late = world.broker_on(store, Arc::new(held_up), TaskTracker::new()).await;
     let there = late.app(APP).unwrap();
@@ -332,4 +428,25 @@ async fn a_lease_that_ran_out_before_sending_is_noticed() {
     assert_eq!(quick.generation, 1);
     assert_eq!(world.mint_calls(APP), 1, "the late one sends nothing without its lease");
     assert_eq!(late.counters().read().leases_lost, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_falls_due_while_a_lease_is_given_back_is_not_forgotten() {
+    let world = World::new(Backend::Memory).await;
+    let leases = MemoryStore::new(world.clock.clone());
+    let shared = HeldUp { inner: leases, once: Mutex::default(), release: Mutex::default() };
+    let shared = Arc::new(shared);
+    let store = Arc::new(world.memory.clone());
+    let server = world.replica_on(store, Arc::clone(&shared) as Arc<dyn Shared>).await;
+    let entry = world.add_app(&server.broker, APP, Issuer::Classic).await;
+    let first = read(&server.broker, &entry).await;
+    *shared.release.lock().unwrap() = secs(30);
+    // The store is away as the refresh begins, and comes back while the lease is given back.
+    world.pass(first.expires_in - secs(275)).await;
+    world.memory.set_reachable(false);
+    world.pass(secs(70)).await;
+    world.memory.set_reachable(true);
+    world.pass(secs(100)).await;
+    let now = server.broker.token_now(&entry, None, Duration::ZERO).unwrap();
+    assert_eq!(now.generation, first.generation + 1, "nobody had to read for that");
 }

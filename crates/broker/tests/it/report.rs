@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broker::{ReportError, app::Issuer};
+use broker::{AppChange, ReportError, app::Issuer, audit::Actor};
 use futures_util::future::join_all;
 use sim::{Fault, FaultKind, TokenState};
 use wechat::{GlobalToken, OpenId};
@@ -140,6 +140,29 @@ async fn when_the_check_tells_nothing_the_token_goes_on() {
         world.sim.clear_faults();
         assert_eq!(world.state(&now), TokenState::Live);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_wechat_from_giving_tokens_is_not_asked_again_by_each_report() {
+    let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
+    let view = read(&replica.broker, &entry).await;
+    world.sim.set_secret(APP, "another").unwrap();
+    let asked = world.calls("/cgi-bin/stable_token");
+    for round in 1..5 {
+        let now = replica.broker.report(&entry, None, &view.token, 40001).await.unwrap();
+        assert_eq!(now.token, view.token, "it works, and is served");
+        assert_eq!(world.calls("/cgi-bin/stable_token") - asked, 1);
+        assert_eq!(world.calls("/cgi-bin/get_api_domain_ip"), round);
+        world.pass(secs(11)).await;
+    }
+    let trouble = replica.broker.status(&entry)[0].trouble.clone().expect("it is known early");
+    assert_eq!((trouble.errcode, trouble.retry_at), (Some(40125), None));
+    let secret = Some(wechat::AppSecret::new("another"));
+    let change = AppChange { secret, ..AppChange::default() };
+    replica.broker.change_app(APP, change, &Actor::System).await.unwrap();
+    assert_eq!(replica.broker.status(&entry)[0].trouble, None);
+    world.pass(view.expires_in).await;
+    assert_eq!(world.state(&read(&replica.broker, &entry).await), TokenState::Live);
 }
 
 #[tokio::test(start_paused = true)]

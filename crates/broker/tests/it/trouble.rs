@@ -230,6 +230,30 @@ async fn one_row_that_cannot_be_read_stops_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rows_with_nonsense_in_them_stop_nothing_else() {
+    let (world, server, entry) = World::with_app(Backend::Sqlite, Issuer::Stable).await;
+    let command = world.idle().await;
+    let actor = Actor::System;
+    command.add_app(new_app("wxbroken", Issuer::Stable), &actor).await.unwrap();
+    let broken = command.add_key("broken", Rights::all(), None, &actor).await.unwrap();
+    let good = command.add_key("good", Rights::all(), None, &actor).await.unwrap();
+    world.pass(secs(2)).await;
+    assert!(server.broker.app("wxbroken").is_some());
+    let nonsense = "UPDATE apps SET kind = 'nonsense' WHERE app = 'wxbroken'; \
+                    INSERT INTO changes (app) VALUES ('wxbroken'); \
+                    UPDATE client_keys SET hash = x'00' WHERE name = 'broken'";
+    rusqlite::Connection::open(world.database()).unwrap().execute_batch(nonsense).unwrap();
+    command.revoke_key(&good.id, &actor).await.unwrap();
+    world.pass(secs(2)).await;
+    for key in [&broken, &good] {
+        assert!(server.broker.authenticate(key.expose()).is_none(), "{}", key.id);
+    }
+    world.pass(secs(7200)).await;
+    assert_eq!(world.state(&read(&server.broker, &entry).await), TokenState::Live);
+    assert!(world.idle().await.app(APP).is_some(), "it opens all the same");
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_life_than_a_token_ever_has_is_told_and_causes_nothing() {
     let world = World::new(Backend::Memory).await;
     let switches = sim::Switches { token_lifetime_secs: 340, ..sim::Switches::default() };

@@ -32,6 +32,24 @@ pub(super) fn all<T>(
     Ok(answer)
 }
 
+/// All rows that a query answers and that can be read. One that cannot is logged and left out.
+pub(super) fn readable<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl Fn(&Row<'_>) -> StoreResult<T>,
+) -> StoreResult<Vec<T>> {
+    let read = |row: &Row<'_>| match read(row) {
+        Ok(one) => Ok(Some(one)),
+        Err(err @ StoreError::Corrupt(_)) => {
+            tracing::error!(error = %err, "a row is left out");
+            Ok(None)
+        }
+        Err(err) => Err(err),
+    };
+    Ok(all(connection, sql, params, read)?.into_iter().flatten().collect())
+}
+
 /// The first row that a query answers, if it answers any.
 pub(super) fn first<T>(
     connection: &Connection,

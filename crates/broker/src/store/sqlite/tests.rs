@@ -227,24 +227,32 @@ async fn a_writer_that_stays_makes_the_store_unavailable_for_writes_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreadable_row_is_named_without_its_value() {
+async fn an_unreadable_row_is_left_out_of_lists_and_named_without_its_value() {
     let (_dir, path) = file();
     let store = open(&path).await;
-    let (row, entry) = (app_row("wx1", 1), audit("app.add", "wx1"));
-    let credential = credential_row(&token(&row.app), 1);
-    assert!(store.put_app(&row, &entry).await.unwrap());
-    assert!(conformance::put_next(&store, &credential).await.unwrap());
+    for app in ["wx1", "wx2"] {
+        let row = app_row(app, 1);
+        assert!(store.put_app(&row, &audit("app.add", app)).await.unwrap());
+        let credential = credential_row(&token(&row.app), 1);
+        assert!(conformance::put_next(&store, &credential).await.unwrap());
+    }
     stranger(&path)
         .execute_batch(
-            "UPDATE apps SET kind = 'nonsense'; UPDATE credentials SET hash = x'6e6f6e73656e7365'",
+            "UPDATE apps SET kind = 'nonsense' WHERE app = 'wx1'; \
+             UPDATE credentials SET hash = x'6e6f6e73656e7365' WHERE app = 'wx1'",
         )
         .unwrap();
     let corrupt = |text: &str| StoreError::Corrupt(text.to_owned());
+    let (first, second) = (app_row("wx1", 1).app, app_row("wx2", 1).app);
+    let apps: Vec<_> = store.list_apps().await.unwrap().into_iter().map(|row| row.app).collect();
+    assert_eq!(apps, [second.clone()]);
     let expected = corrupt("table apps, row wx1, column kind");
-    assert_eq!(store.list_apps().await.unwrap_err(), expected);
-    assert_eq!(store.find_app(&row.app).await.unwrap_err(), expected);
+    assert_eq!(store.find_app(&first).await.unwrap_err(), expected);
+    let credentials = store.list_credentials().await.unwrap();
+    let credentials: Vec<_> = credentials.into_iter().map(|row| row.id).collect();
+    assert_eq!(credentials, [token(&second)]);
     let expected = corrupt("table credentials, row wx1/token, column hash");
-    assert_eq!(store.list_credentials().await.unwrap_err(), expected);
+    assert_eq!(store.find_credential(&token(&first)).await.unwrap_err(), expected);
 }
 
 #[tokio::test(start_paused = true)]
