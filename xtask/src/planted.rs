@@ -39,8 +39,8 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         if let Err(error) = Call::git(root, ["apply", "--check", &patch.path]).stdout() {
             wrong.push(format!("{}: does not apply any more\n{error:#}", patch.path));
         }
-        if !has_function(&files, patch.function()) {
-            wrong.push(format!("{}: there is no test `{}`", patch.path, patch.test));
+        for function in patch.functions().filter(|function| !has_function(&files, function)) {
+            wrong.push(format!("{}: there is no test `{function}`", patch.path));
         }
     }
     if !wrong.is_empty() {
@@ -50,7 +50,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Plants each named bug, or all, and runs its test: the test must fail.
+/// Plants each named bug, or all, and runs its tests: each must fail.
 pub(crate) fn run(root: &Path, names: &[&str]) -> Result<()> {
     let patches = load(root, names)?;
     stages::install_nextest(root)?;
@@ -87,11 +87,11 @@ pub(crate) fn run(root: &Path, names: &[&str]) -> Result<()> {
 /// What a planted bug came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The test failed.
+    /// Each test failed.
     Caught,
-    /// The test did not end in time.
+    /// Each test failed, or did not end in time.
     TimedOut,
-    /// The test passed: it does not hold what it promises.
+    /// A test passed: it does not hold what it promises.
     NotCaught,
     /// The test could not be run with the bug, which proves nothing.
     Broken(&'static str),
@@ -100,11 +100,11 @@ enum Verdict {
 impl Verdict {
     fn of(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stderr);
+        let any = |wanted| status_lines(&text).any(|(word, _)| word == wanted);
         match output.status.code() {
             Some(0) => Self::NotCaught,
-            Some(A_TEST_FAILED) if status_lines(&text).any(|(word, _)| word == "TIMEOUT") => {
-                Self::TimedOut
-            }
+            Some(A_TEST_FAILED) if any("PASS") => Self::NotCaught,
+            Some(A_TEST_FAILED) if any("TIMEOUT") => Self::TimedOut,
             Some(A_TEST_FAILED) => Self::Caught,
             Some(4) => Self::Broken("broken: no such test"),
             _ => Self::Broken("broken: does not compile"),
@@ -135,8 +135,8 @@ struct Row<'a> {
 
 fn table(rows: &[Row<'_>]) -> String {
     let cells = |row: &Row<'_>| {
-        let Patch { name, promise, test, .. } = row.patch;
-        [name.clone(), promise.clone(), test.clone(), row.verdict.to_string()]
+        let Patch { name, promise, tests, .. } = row.patch;
+        [name.clone(), promise.clone(), tests.join(" "), row.verdict.to_string()]
     };
     let width = |column: usize| rows.iter().map(|row| cells(row)[column].len()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2), width(3)];
@@ -190,8 +190,10 @@ fn pass_without_a_bug(scratch: &Scratch, patches: &[&Patch]) -> Result<()> {
         bail!("the tests must pass before a bug is planted\n{printed}{text}");
     }
     for patch in patches {
-        if !status_lines(&text).any(|(_, test)| test == patch.test) {
-            bail!("{}: package `{}` has no test `{}`", patch.path, patch.package, patch.test);
+        for test in &patch.tests {
+            if !status_lines(&text).any(|(_, ran)| ran == test) {
+                bail!("{}: package `{}` has no test `{test}`", patch.path, patch.package);
+            }
         }
     }
     Ok(())
@@ -246,6 +248,8 @@ mod tests {
         assert_eq!(verdict(100, "FAIL [   0.1s] (1/1) broker a::b"), Verdict::Caught);
         assert_eq!(verdict(100, " TIMEOUT [ 180.0s] (1/1) broker a::b"), Verdict::TimedOut);
         assert_eq!(verdict(0, ""), Verdict::NotCaught);
+        let one_of_two = "PASS [   0.1s] (1/2) broker a::b\nFAIL [   0.1s] (2/2) broker a::c";
+        assert_eq!(verdict(100, one_of_two), Verdict::NotCaught);
         assert!(!verdict(101, "error[E0308]").is_good());
         assert!(!verdict(4, "no tests to run").is_good());
     }

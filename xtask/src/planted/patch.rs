@@ -20,8 +20,8 @@ pub(super) struct Patch {
     pub(super) bug: String,
     /// The package whose test catches it.
     pub(super) package: String,
-    /// The name of that test, as nextest gives it.
-    pub(super) test: String,
+    /// The names of the tests that it must turn red, as nextest gives them.
+    pub(super) tests: Vec<String>,
     /// More arguments for nextest.
     pub(super) profile_args: Vec<String>,
     /// The files that the patch changes, relative to the root.
@@ -55,9 +55,13 @@ impl Patch {
         if !promise.strip_prefix('P').is_some_and(is_number) {
             bail!("`{promise}` is not a promise like `P1`");
         }
-        let test = load("test")?;
-        if test.contains(|char: char| char.is_whitespace() || "()/".contains(char)) {
-            bail!("`{test}` is not the exact name of a test");
+        load("test")?;
+        let tests = header.iter().filter(|(key, _)| *key == "test");
+        let tests: Vec<String> = tests.map(|(_, test)| (*test).to_owned()).collect();
+        for test in &tests {
+            if test.contains(|char: char| char.is_whitespace() || "()/".contains(char)) {
+                bail!("`{test}` is not the exact name of a test");
+            }
         }
         let profile_args = find("profile-args").map_or("", |(_, value)| *value);
         Ok(Self {
@@ -66,20 +70,21 @@ impl Patch {
             promise,
             bug: load("bug")?,
             package: load("package")?,
-            test,
+            tests,
             profile_args: profile_args.split_whitespace().map(str::to_owned).collect(),
             touches: touches(text)?,
         })
     }
 
-    /// The filter that selects exactly its test.
+    /// The filter that selects exactly its tests.
     pub(super) fn filter(&self) -> String {
-        format!("test(={})", self.test)
+        let filters: Vec<_> = self.tests.iter().map(|test| format!("test(={test})")).collect();
+        filters.join(" | ")
     }
 
-    /// The name of the test's function.
-    pub(super) fn function(&self) -> &str {
-        self.test.rsplit("::").next().unwrap_or(&self.test)
+    /// The names of the tests' functions.
+    pub(super) fn functions(&self) -> impl Iterator<Item = &str> {
+        self.tests.iter().map(|test| test.rsplit("::").next().unwrap_or(test))
     }
 }
 
@@ -134,12 +139,12 @@ diff --git a/crates/broker/src/refresh.rs b/crates/broker/src/refresh.rs
     #[test]
     fn a_complete_patch_is_read() {
         let header = "# promise: P1\n# bug: The store is: not read again\n# package: broker\n\
-                      # test: engine::one_fetch\n# profile-args: --features x\n\n";
+                      # test: engine::one_fetch\n# test: model::life\n# profile-args: --features x\n\n";
         let patch = parse(header, DIFF).unwrap();
         assert_eq!(patch.name, "no-recheck");
         assert_eq!(patch.bug, "The store is: not read again");
-        assert_eq!(patch.filter(), "test(=engine::one_fetch)");
-        assert_eq!(patch.function(), "one_fetch");
+        assert_eq!(patch.filter(), "test(=engine::one_fetch) | test(=model::life)");
+        assert_eq!(patch.functions().collect::<Vec<_>>(), ["one_fetch", "life"]);
         assert_eq!(patch.profile_args, ["--features", "x"]);
         assert_eq!(patch.touches, ["crates/broker/src/refresh.rs"]);
     }
