@@ -215,7 +215,7 @@ impl Broker {
             Ok(Spending::Refused { retry_at, day }) => {
                 self.0.counters.budget_refusals.add();
                 let (api, per_day) = (api.as_str(), budget.per_day);
-                tracing::error!(app.id = %id, api, day, "our budget for this call is used up");
+                tracing::error!(app.id = %id, api, day, "{id}: our budget for {api} is used up");
                 let why = if day {
                     format!("our budget of {per_day} calls of {api} a day is used up")
                 } else {
@@ -226,7 +226,7 @@ impl Broker {
                 Err(refused_by_budget(before, &why, self.now(), retry_at, per_day))
             }
             Err(err) if matches!(api, Api::StableToken | Api::Ticket | Api::Probe) => {
-                tracing::warn!(app.id = %id, error = %err, "the ledger cannot be reached");
+                tracing::warn!(app.id = %id, error = %err, "{id}: the ledger cannot be reached");
                 Ok(())
             }
             Err(err) => Err(self.store_trouble(&err)),
@@ -267,15 +267,26 @@ impl Broker {
         self.0.counters.fetch_failures.add();
         let before = job.slot.state().trouble.clone();
         let trouble = trouble_of(err, job, before.as_ref(), self.now());
-        tracing::warn!(
-            app.id = %job.app.id,
-            credential = job.slot.id.kind.as_str(),
-            wechat.errcode = trouble.errcode,
-            wechat.rid = trouble.rid,
-            failures = trouble.failures,
-            "refreshing failed: {}",
-            trouble.reason
-        );
+        let (id, kind) = (&job.app.id, job.slot.id.kind.as_str());
+        let Trouble { errcode, rid, failures, reason, action, .. } = &trouble;
+        match action {
+            Some(action) => tracing::error!(
+                app.id = %id,
+                credential = kind,
+                wechat.errcode = errcode,
+                wechat.rid = rid,
+                failures,
+                "{id}: refreshing the {kind} failed: {reason}. {action}"
+            ),
+            None => tracing::warn!(
+                app.id = %id,
+                credential = kind,
+                wechat.errcode = errcode,
+                wechat.rid = rid,
+                failures,
+                "{id}: refreshing the {kind} failed: {reason}"
+            ),
+        }
         trouble
     }
 

@@ -52,7 +52,8 @@ impl Broker {
             }
             let now = self.now();
             if now + SET_BACK < last {
-                tracing::warn!(clock.behind_s = last.since(now).as_secs(), "time was set back");
+                let behind = last.since(now).as_secs();
+                tracing::warn!(clock.behind_s = behind, "the time was set back by {behind} s");
                 // Deadlines of before are far in the future now.
                 for entry in self.apps() {
                     self.reschedule_all(&entry);
@@ -154,7 +155,18 @@ impl Broker {
                 }
             }
         }
+        for id in &gone {
+            tracing::info!(app.id = %id, "{id} is no longer registered");
+        }
         for entry in self.put_apps(put, &gone) {
+            let app = entry.app();
+            tracing::info!(
+                app.id = %app.id,
+                app.revision = app.revision,
+                "{} is registered, revision {}",
+                app.id,
+                app.revision
+            );
             self.reload_all_slots(&entry).await?;
         }
         for change in changes {
@@ -314,8 +326,13 @@ impl Broker {
         }
         let keys = Arc::new(keys);
         self.0.keys.store(Arc::clone(&keys));
-        // What a revoked key did until now is wanted most of all.
-        for key in before.iter().filter(|(hash, _)| !keys.contains_key(*hash)).map(|(_, key)| key) {
+        let is_new = |hash| !before.is_empty() && !before.contains_key(hash);
+        for (_, key) in keys.iter().filter(|(hash, _)| is_new(*hash)) {
+            tracing::info!(key.id = key.id, "the client key {} may be used", key.id);
+        }
+        for (_, key) in before.iter().filter(|(hash, _)| !keys.contains_key(*hash)) {
+            tracing::info!(key.id = key.id, "the client key {} may not be used any more", key.id);
+            // What a revoked key did until now is wanted most of all.
             self.write_aggregates_of(key).await;
         }
         Ok(())

@@ -68,7 +68,8 @@ impl Broker {
                     credential = slot.id.kind.as_str(),
                     generation,
                     expires_in_s = expires_at.since(fetched.sent).as_secs(),
-                    "a new generation is stored"
+                    "{}: generation {generation} is stored",
+                    slot.id
                 );
                 slot.set(Some(Held::from_row(&row, fetched.value)));
                 self.wake_others().await;
@@ -76,14 +77,22 @@ impl Broker {
             }
             Ok(false) => {
                 self.0.counters.puts_lost.add();
-                tracing::warn!(credential = %slot.id, generation, "another put was faster");
+                tracing::warn!(
+                    app.id = %slot.id.app,
+                    credential = slot.id.kind.as_str(),
+                    generation,
+                    "{}: another put was faster",
+                    slot.id
+                );
                 self.overtaken(job, row, fetched.value).await
             }
             Err(err) => {
                 tracing::error!(
-                    credential = %slot.id,
+                    app.id = %slot.id.app,
+                    credential = slot.id.kind.as_str(),
                     error = %err,
-                    "a fetched generation cannot be stored yet; serving it from memory"
+                    "{}: what was fetched cannot be stored yet; serving it from memory",
+                    slot.id
                 );
                 slot.set(Some(Held::from_row(&row, fetched.value)));
                 slot.state().unstored = Some(Unstored { row, over });
@@ -120,7 +129,13 @@ impl Broker {
             Ok(true) => {}
             // The life that WeChat states is known to us all the same.
             Err(err) => {
-                tracing::warn!(credential = %slot.id, error = %err, "a new expiry was not stored");
+                tracing::warn!(
+                    app.id = %slot.id.app,
+                    credential = slot.id.kind.as_str(),
+                    error = %err,
+                    "{}: a new expiry was not stored",
+                    slot.id
+                );
             }
         }
         let sent = held.sent.min(fetched.answered);

@@ -71,7 +71,8 @@ impl Broker {
             tracing::error!(
                 app.id = %slot.id.app,
                 credential = slot.id.kind.as_str(),
-                "a refresh died without an outcome"
+                "{}: a refresh died without an outcome",
+                slot.id
             );
             let later = self.now() + Duration::from_secs(60);
             self.0.schedule.set(&slot.id, Some(later));
@@ -111,7 +112,8 @@ impl Broker {
                     app.id = %app.id,
                     credential = kind.as_str(),
                     error = %err,
-                    "a change during a refresh cannot be read yet"
+                    "{}: a change during a refresh cannot be read yet",
+                    slot.id
                 );
             }
         });
@@ -167,7 +169,13 @@ impl Broker {
                     }
                 }
                 Err(err) => {
-                    tracing::warn!(credential = %slot.id, error = %err, "a trouble was not stored");
+                    tracing::warn!(
+                        app.id = %slot.id.app,
+                        credential = slot.id.kind.as_str(),
+                        error = %err,
+                        "{}: what is wrong was not stored",
+                        slot.id
+                    );
                 }
             }
         }
@@ -207,7 +215,12 @@ impl Broker {
 
     async fn release(&self, lease: &Lease) {
         if let Err(err) = self.0.shared.release(lease).await {
-            tracing::warn!(credential = lease.name, error = %err, "a lease was not given back");
+            tracing::warn!(
+                lease.name,
+                error = %err,
+                "the lease {} was not given back; it runs out by itself",
+                lease.name
+            );
         }
     }
 
@@ -349,7 +362,12 @@ impl Broker {
         if !(same_but_dead && could_force) {
             return self.keep(job, fetched).await;
         }
-        tracing::warn!(credential = %job.slot.id, "normal mode answers with a dead token; forcing");
+        tracing::warn!(
+            app.id = %job.app.id,
+            credential = job.slot.id.kind.as_str(),
+            "{}: normal mode answers with a dead token; forcing",
+            job.slot.id
+        );
         match self.fetch(job, Ask::Force).await? {
             Some(forced) => self.keep(job, forced).await,
             None => Ok(Worked::LeaseLost),
@@ -367,7 +385,7 @@ impl Broker {
             return Err(self.store_trouble(err));
         }
         self.0.counters.fetches_without_lease.add();
-        tracing::error!(app.id = %app.id, error = %err, "fetching without a lease");
+        tracing::error!(app.id = %app.id, error = %err, "{}: fetching without a lease", app.id);
         Ok(())
     }
 
@@ -377,7 +395,13 @@ impl Broker {
             return;
         }
         if let Err(err) = self.0.store.set_used(&slot.id, slot.used_at()).await {
-            tracing::warn!(credential = %slot.id, error = %err, "the use of a ticket is not stored");
+            tracing::warn!(
+                app.id = %slot.id.app,
+                credential = slot.id.kind.as_str(),
+                error = %err,
+                "{}: when it was asked for is not stored",
+                slot.id
+            );
         }
     }
 
@@ -390,7 +414,12 @@ impl Broker {
         let dropped = self.0.store.drop_unused(&slot.id, unused_since).await;
         let dropped = dropped.map_err(|err| self.store_trouble(&err))?;
         if dropped {
-            tracing::info!(credential = %slot.id, "dropped: nobody has asked for it in a day");
+            tracing::info!(
+                app.id = %slot.id.app,
+                credential = slot.id.kind.as_str(),
+                "{}: dropped, since nobody has asked for it in a day",
+                slot.id
+            );
             slot.set(None);
         }
         // One that never came is not tried for ever either.

@@ -103,7 +103,11 @@ impl Broker {
         let Some(generation) = self.generation_of(slot, &hash).await else {
             self.0.counters.reports_unknown.add();
             let app = &slot.id.app;
-            tracing::warn!(app.id = %app, key.id = key_id, "a token that is not ours was reported");
+            tracing::warn!(
+                app.id = %app,
+                key.id = key_id,
+                "{app}: a token that is not ours was reported"
+            );
             return;
         };
         loop {
@@ -154,7 +158,12 @@ impl Broker {
         if let Some(flight) = state.flight() {
             return Answered::Wait(flight);
         }
-        tracing::info!(app.id = %slot.id.app, generation, "checking a reported token");
+        tracing::info!(
+            app.id = %slot.id.app,
+            generation,
+            "{}: checking generation {generation}, which was reported",
+            slot.id
+        );
         let why = Why::Reported(generation);
         Answered::Started(self.start(entry, CredentialKind::Token, why, &mut state))
     }
@@ -226,7 +235,13 @@ impl Broker {
         slot.set(Some(Held { dead: true, ..held.clone() }));
         // Here it is not served any more, whether or not others can be told.
         if let Err(err) = self.0.store.mark_dead(&slot.id, held.generation).await {
-            tracing::error!(credential = %slot.id, error = %err, "a dead token is not marked yet");
+            tracing::error!(
+                app.id = %slot.id.app,
+                credential = slot.id.kind.as_str(),
+                error = %err,
+                "{}: that it is dead is not stored yet",
+                slot.id
+            );
         }
         self.wake_others().await;
         match unasked {
@@ -259,7 +274,8 @@ impl Broker {
             Ok(_) => Probed::Alive,
             Err(wechat::Error::Api(api)) if INVALID_TOKEN.contains(&api.code) => Probed::Dead,
             Err(err) => {
-                tracing::warn!(app.id = %job.app.id, error = %err, "a probe told nothing");
+                let id = &job.app.id;
+                tracing::warn!(app.id = %id, error = %err, "{id}: a probe told nothing");
                 Probed::Unclear
             }
         }
@@ -277,7 +293,8 @@ impl Broker {
             app.id = %slot.id.app,
             generation = held.generation,
             left_s = held.expires_at.since(now).as_secs(),
-            "somebody outside ended the app's token before its time"
+            "{}: somebody outside ended the app's token before its time",
+            slot.id.app
         );
     }
 

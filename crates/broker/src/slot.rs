@@ -72,20 +72,17 @@ impl Held {
 
     /// Whether it may be handed out at `now` to somebody who needs it for `min_ttl`.
     pub(crate) fn usable(&self, now: Timestamp, min_ttl: Duration) -> bool {
-        !self.dead && now + min_ttl < self.expires_at && !self.from_the_future(now)
+        !self.dead && now + min_ttl < self.expires_at && !self.is_of_the_future(now)
     }
 
     /// Whether it is time to replace it.
     pub(crate) fn due(&self, now: Timestamp) -> bool {
-        self.dead
-            || now >= self.refresh_at
-            || now >= self.expires_at
-            || self.from_the_future(now)
+        self.dead || now >= self.refresh_at || now >= self.expires_at || self.is_of_the_future(now)
     }
 
     /// Whether it was fetched by a clock that has been set back since, so that its times mean
     /// nothing.
-    fn from_the_future(&self, now: Timestamp) -> bool {
+    fn is_of_the_future(&self, now: Timestamp) -> bool {
         self.sent > now + SET_BACK
     }
 }

@@ -245,7 +245,7 @@ async fn an_unreadable_row_is_left_out_of_lists_and_named_without_its_value() {
     let corrupt = |text: &str| StoreError::Corrupt(text.to_owned());
     let (first, second) = (app_row("wx1", 1).app, app_row("wx2", 1).app);
     let apps: Vec<_> = store.list_apps().await.unwrap().into_iter().map(|row| row.app).collect();
-    assert_eq!(apps, [second.clone()]);
+    assert_eq!(apps, std::slice::from_ref(&second));
     let expected = corrupt("table apps, row wx1, column kind");
     assert_eq!(store.find_app(&first).await.unwrap_err(), expected);
     let credentials = store.list_credentials().await.unwrap();
