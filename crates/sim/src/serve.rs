@@ -18,7 +18,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -32,7 +35,8 @@ const BODY_LIMIT: usize = 1 << 20;
 impl Sim {
     /// Answers on `api` as WeChat does, and on `control` as its master, until `shutdown`.
     ///
-    /// On return all its tasks have ended. Calls in flight are cut off.
+    /// On return all its tasks have ended. Calls in flight are cut off. A panic in one of the tasks
+    /// ends all of them, and panics here.
     pub async fn serve(
         self,
         api: TcpListener,
@@ -48,7 +52,7 @@ impl Sim {
             seed = self.seed(),
             "This is a simulated WeChat, not the real one: its tokens open nothing.",
         );
-        let tasks = TaskTracker::new();
+        let tasks = Tasks::default();
         let stop = CancellationToken::new();
         let _stop_when_dropped = stop.clone().drop_guard();
         let mut shutdown = std::pin::pin!(shutdown);
@@ -56,6 +60,7 @@ impl Sim {
             let (port, accepted) = tokio::select! {
                 biased;
                 () = &mut shutdown => break,
+                () = tasks.panicked.cancelled() => break,
                 accepted = api.accept() => (Port::Api, accepted),
                 accepted = accept(control.as_ref()) => (Port::Control, accepted),
             };
@@ -78,8 +83,9 @@ impl Sim {
             }
         }
         stop.cancel();
-        tasks.close();
-        tasks.wait().await;
+        tasks.tracker.close();
+        tasks.tracker.wait().await;
+        assert!(!tasks.panicked.is_cancelled(), "a task of the simulated WeChat panicked");
     }
 }
 
@@ -87,6 +93,38 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, S
     match listener {
         Some(listener) => listener.accept().await,
         None => std::future::pending().await,
+    }
+}
+
+/// What runs for the sockets. A panic is no answer that WeChat could give, so it must not pass for
+/// one: it raises the alarm.
+#[derive(Clone, Default)]
+struct Tasks {
+    tracker: TaskTracker,
+    panicked: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let alarm = Alarm(self.panicked.clone());
+        self.tracker.spawn(async move {
+            let _alarm = alarm;
+            task.await
+        })
+    }
+}
+
+/// Rings when it is dropped by a panic.
+struct Alarm(CancellationToken);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.cancel();
+        }
     }
 }
 
@@ -102,7 +140,7 @@ struct Connection {
     sim: Sim,
     port: Port,
     ip: IpAddr,
-    tasks: TaskTracker,
+    tasks: Tasks,
     stop: CancellationToken,
 }
 
@@ -288,5 +326,22 @@ impl Body for Payload {
             (Some(piece), Then::End) => SizeHint::with_exact(piece.len() as u64),
             _ => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_panic_rings() {
+        let tasks = Tasks::default();
+        assert_eq!(tasks.spawn(async { 7 }).await.ok(), Some(7));
+        let cut_off = tasks.spawn(std::future::pending::<()>());
+        cut_off.abort();
+        assert!(cut_off.await.is_err_and(|error| error.is_cancelled()));
+        assert!(!tasks.panicked.is_cancelled());
+        let _left: JoinHandle<()> = tasks.spawn(async { panic!("a bug") });
+        tasks.panicked.cancelled().await;
     }
 }

@@ -18,9 +18,10 @@ use broker::{
     store::{MemoryStore, Shared, SqliteStore, Store},
 };
 use clock::{Clock, Timestamp};
+use futures_util::FutureExt;
 use sim::{AppSpec, Sim, TokenState};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// 2026-01-01 08:00 in Beijing.
@@ -43,6 +44,7 @@ pub(crate) struct World {
     pub(crate) memory: MemoryStore,
     dir: Option<TempDir>,
     stop_sim: CancellationToken,
+    serving: JoinHandle<()>,
     tasks: TaskTracker,
 }
 
@@ -62,7 +64,8 @@ impl World {
         let base = format!("http://{}", listener.local_addr().unwrap());
         let tasks = TaskTracker::new();
         let stop_sim = CancellationToken::new();
-        tasks.spawn(sim.clone().serve(listener, None, stop_sim.clone().cancelled_owned()));
+        let until = stop_sim.clone().cancelled_owned();
+        let serving = tasks.spawn(sim.clone().serve(listener, None, until));
         let wechat = wechat::Client::new(wechat::Config {
             hosts: vec![base.parse().unwrap()],
             ..wechat::Config::default()
@@ -70,7 +73,7 @@ impl World {
         .unwrap();
         let dir = matches!(backend, Backend::Sqlite).then(|| TempDir::new().unwrap());
         let memory = MemoryStore::new(clock.clone());
-        Self { sim, clock, wechat, memory, dir, stop_sim, tasks }
+        Self { sim, clock, wechat, memory, dir, stop_sim, serving, tasks }
     }
 
     /// A world with one app, and one broker that runs.
@@ -186,6 +189,9 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.stop_sim.cancel();
+        let ended = (&mut self.serving).now_or_never();
+        let died = ended.is_some_and(|ended| ended.is_err_and(|error| error.is_panic()));
+        assert!(!died || std::thread::panicking(), "the simulated WeChat panicked");
     }
 }
 

@@ -8,9 +8,9 @@ use sim::{AppSpec, Options, Sim, Switches};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
-    task::JoinSet,
+    task::JoinHandle,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The app that every world has.
 pub(crate) const APP: &str = "wx0123456789abcdef";
@@ -24,8 +24,8 @@ pub(crate) struct World {
     pub(crate) sim: Sim,
     pub(crate) api: SocketAddr,
     pub(crate) control: SocketAddr,
-    shutdown: oneshot::Sender<()>,
-    tasks: JoinSet<()>,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
 }
 
 impl World {
@@ -45,26 +45,17 @@ impl World {
         sim.add_app(AppSpec::new(OTHER, SECRET));
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let control = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (shutdown, stopped) = oneshot::channel();
-        let mut world = Self {
-            sim: sim.clone(),
-            api: api.local_addr().unwrap(),
-            control: control.local_addr().unwrap(),
-            shutdown,
-            tasks: JoinSet::new(),
-        };
-        world.tasks.spawn(sim.serve(api, Some(control), async move {
-            let _ = stopped.await;
-        }));
-        world
+        let (at, control_at) = (api.local_addr().unwrap(), control.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let until = shutdown.clone().cancelled_owned();
+        let serving = TaskTracker::new().spawn(sim.clone().serve(api, Some(control), until));
+        Self { sim, api: at, control: control_at, shutdown, serving }
     }
 
     /// Ends the simulator; fails when a task of it panicked.
     pub(crate) async fn stop(mut self) {
-        self.shutdown.send(()).unwrap();
-        while let Some(ended) = self.tasks.join_next().await {
-            ended.unwrap();
-        }
+        self.shutdown.cancel();
+        (&mut self.serving).await.unwrap();
     }
 
     pub(crate) async fn get(&self, target: &str) -> Answer {
@@ -96,6 +87,15 @@ impl World {
 
     pub(crate) async fn command(&self, method: &str, path: &str, body: &str) -> Answer {
         ask(self.control, method, path, body.as_bytes()).await.unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Untold, it ends by a panic of one of its tasks only.
+        let died = self.serving.is_finished() && !self.shutdown.is_cancelled();
+        self.shutdown.cancel();
+        assert!(!died || std::thread::panicking(), "the simulated WeChat panicked");
     }
 }
 

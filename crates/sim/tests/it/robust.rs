@@ -1,5 +1,9 @@
 //! Bad requests and many requests.
 
+use std::sync::Arc;
+
+use clock::Clock;
+use sim::{Options, Settle};
 use tokio::task::JoinSet;
 
 use crate::harness::{APP, SECRET, World, ask, exchange, stable_body};
@@ -94,4 +98,15 @@ async fn shutdown_ends_calls_that_wait() {
     }
     world.stop().await;
     assert!(askers.join_next().await.unwrap().unwrap().is_err());
+}
+
+#[tokio::test]
+#[should_panic(expected = "a task of the simulated WeChat panicked")]
+async fn a_panic_ends_the_simulator() {
+    let settle: Settle = Arc::new(|| panic!("a bug"));
+    let options = Options { settle: Some(settle), ..Options::new(Clock::shifted(), 1) };
+    let world = World::of(options).await;
+    let advance = r#"{"seconds":1}"#;
+    ask(world.control, "POST", "/sim/clock/advance", advance.as_bytes()).await.unwrap_err();
+    world.stop().await;
 }
