@@ -146,7 +146,8 @@ impl Clock {
     pub fn advance(&self, by: Duration) -> bool {
         let Source::Shifted(offset) = &self.0 else { return false };
         let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-        offset.millis.fetch_add(millis, Ordering::AcqRel);
+        let later = |before: i64| Some(before.saturating_add(millis));
+        let _ = offset.millis.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
         offset.changed.send_replace(());
         true
     }
@@ -214,6 +215,15 @@ mod tests {
         clock.sleep_until(Timestamp::from_secs(100_000)).await;
         assert_eq!(clock.now().as_secs(), 100_000);
         assert!(!clock.advance(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_shifted_clock_never_goes_back() {
+        let clock = Clock::shifted();
+        for _ in 0..3 {
+            assert!(clock.advance(Duration::MAX));
+            assert_eq!(clock.now().as_millis(), i64::MAX);
+        }
     }
 
     #[tokio::test(start_paused = true)]

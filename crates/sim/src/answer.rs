@@ -76,9 +76,9 @@ impl Failure {
         failure
     }
 
-    /// The failure with another text.
+    /// The failure with another text, to which nothing is added but the ending.
     pub(crate) fn with_text(self, text: String) -> Self {
-        Self { text: text.into(), ..self }
+        Self { text: text.into(), stable_hint: false, ..self }
     }
 
     /// The failure with another ending.
@@ -148,6 +148,7 @@ const fn text_of(code: i64) -> &'static str {
         41001 => "access_token missing",
         41002 => "appid missing",
         41004 => "appsecret missing",
+        41009 => "missing openid",
         42001 => "access_token expired",
         43001 => "require GET method",
         43002 => "require POST method",

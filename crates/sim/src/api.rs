@@ -234,32 +234,13 @@ impl State {
     ) -> Result<Value, Failure> {
         let token = call.query("access_token").ok_or_else(|| Failure::new(41001))?;
         let minted = self.tokens.find(token).ok_or_else(|| Failure::new(40001))?;
-        match minted.state(now) {
-            TokenState::Live => {}
-            TokenState::Expired => return Err(Failure::new(42001)),
-            TokenState::Superseded => return Err(Failure::new(self.switches.superseded_code)),
-            TokenState::Unknown => return Err(Failure::new(40001)),
-        }
+        let state = minted.state(now);
         let switches = &self.switches;
         let app = self.apps.get_mut(&minted.appid).ok_or_else(|| Failure::new(40001))?;
         app.used.turn(now, switches.quota_day_offset_secs);
-        if let Some(code) = switches.business_ip_code
-            && !app.allows(call.ip)
-        {
-            return Err(Failure::refused_ip(code, call.ip));
-        }
-        let official = matches!(app.spec.kind, AppKind::Official | AppKind::Test);
-        if endpoint.needs_followers() && !official {
-            return Err(Failure::new(48001));
-        }
-        if endpoint == Endpoint::ClearQuota {
-            return clear_quota(app, call);
-        }
         let key = endpoint.path();
-        if app.used.of(key) >= limit(&app.spec, key) {
-            return Err(Failure::new(45009));
-        }
-        let result = match endpoint {
+        let checked = checked_token(app, endpoint, state, call, switches);
+        let result = checked.and_then(|()| match endpoint {
             Endpoint::UserInfo => user_info(app, call, switches),
             Endpoint::BatchGet => batch_get(app, call, switches),
             Endpoint::UserGet => user_get(app, call, switches),
@@ -271,11 +252,11 @@ impl State {
             Endpoint::ApiDomainIp => Ok(json!({ "ip_list": ["203.0.113.7", "203.0.113.8"] })),
             Endpoint::CallbackIp => Ok(json!({ "ip_list": ["203.0.113.16", "203.0.113.32/28"] })),
             Endpoint::QuotaGet => quota_get(app, call),
-            Endpoint::Token
-            | Endpoint::StableToken
-            | Endpoint::ClearQuota
-            | Endpoint::ClearQuotaV2 => Err(Failure::new(40066)),
-        };
+            Endpoint::ClearQuota => clear_quota(app, call),
+            Endpoint::Token | Endpoint::StableToken | Endpoint::ClearQuotaV2 => {
+                Err(Failure::new(40066))
+            }
+        });
         if result.is_ok() || switches.failed_calls_count {
             app.used.count(key);
         }
@@ -285,12 +266,19 @@ impl State {
     fn clear_quota_v2(&mut self, call: &Call, now: Timestamp) -> Result<Value, Failure> {
         let appid = call.text("appid").ok_or_else(|| Failure::new(41002))?;
         let app = self.apps.get_mut(appid).ok_or_else(|| Failure::new(40013))?;
-        let secret = call.text("appsecret").ok_or_else(|| Failure::new(41004))?;
-        if secret != app.spec.secret {
-            return Err(Failure::wrong_secret(self.switches.wrong_secret_code));
+        let switches = &self.switches;
+        app.used.turn(now, switches.quota_day_offset_secs);
+        let result = match call.text("appsecret") {
+            None => Err(Failure::new(41004)),
+            Some(secret) if secret != app.spec.secret => {
+                Err(Failure::wrong_secret(switches.wrong_secret_code))
+            }
+            Some(_) => clear_quota(app, call),
+        };
+        if result.is_ok() || switches.failed_calls_count {
+            app.used.count(quota::CLEAR);
         }
-        app.used.turn(now, self.switches.quota_day_offset_secs);
-        clear_quota(app, call)
+        result
     }
 }
 
@@ -314,6 +302,7 @@ fn checked_claim(
             Check::Account if spec.frozen => return Err(Failure::new(40243)),
             Check::Account if spec.banned => return Err(Failure::new(50007)),
             Check::Account if spec.no_token_api => return Err(Failure::new(50004)),
+            // A guess: no answer of WeChat's to a website app is known.
             Check::Account if spec.kind == AppKind::Website => return Err(Failure::new(48001)),
             Check::Ip if !app.allows(call.ip) => return Err(Failure::refused_ip(40164, call.ip)),
             Check::Quota => {
@@ -331,8 +320,37 @@ fn checked_claim(
     Ok(())
 }
 
+/// Checks a call with a token of the app: the token, the caller, the permission, the quota.
+fn checked_token(
+    app: &App,
+    endpoint: Endpoint,
+    state: TokenState,
+    call: &Call,
+    switches: &Switches,
+) -> Result<(), Failure> {
+    match state {
+        TokenState::Live => {}
+        TokenState::Expired => return Err(Failure::new(42001)),
+        TokenState::Superseded => return Err(Failure::new(switches.superseded_code)),
+        TokenState::Unknown => return Err(Failure::new(40001)),
+    }
+    if let Some(code) = switches.business_ip_code
+        && !app.allows(call.ip)
+    {
+        return Err(Failure::refused_ip(code, call.ip));
+    }
+    let official = matches!(app.spec.kind, AppKind::Official | AppKind::Test);
+    if endpoint.needs_followers() && !official {
+        // A guess where a mini program asks for a ticket.
+        return Err(Failure::new(48001));
+    }
+    let key = endpoint.path();
+    let used_up = endpoint != Endpoint::ClearQuota && app.used.of(key) >= limit(&app.spec, key);
+    if used_up { Err(Failure::new(45009)) } else { Ok(()) }
+}
+
 fn user_info(app: &App, call: &Call, switches: &Switches) -> Result<Value, Failure> {
-    let openid = call.query("openid").unwrap_or_default();
+    let openid = call.query("openid").ok_or_else(|| Failure::new(41009))?;
     let user = app.users.get(openid).ok_or_else(|| Failure::new(40003))?;
     Ok(record(app, user, switches))
 }
@@ -425,6 +443,7 @@ fn ticket(
     let kind = match call.query("type") {
         Some("jsapi") => "jsapi",
         Some("wx_card") => "wx_card",
+        // A guess: nobody has published what WeChat answers here.
         _ => return Err(Failure::new(40097)),
     };
     let issued = app.tickets.entry(kind).or_default();
@@ -463,7 +482,7 @@ fn quota_get(app: &App, call: &Call) -> Result<Value, Failure> {
     Ok(answer)
 }
 
-/// Both versions, once the caller has proved itself.
+/// Both versions, once the caller has proved itself. Who calls it counts the call.
 fn clear_quota(app: &mut App, call: &Call) -> Result<Value, Failure> {
     let named = call.text("appid").ok_or_else(|| Failure::new(41002))?;
     if named != app.spec.appid {
@@ -472,7 +491,6 @@ fn clear_quota(app: &mut App, call: &Call) -> Result<Value, Failure> {
     if app.used.of(quota::CLEAR) >= limit(&app.spec, quota::CLEAR) {
         return Err(Failure::new(48006));
     }
-    app.used.count(quota::CLEAR);
     app.used.clear_daily();
     Ok(json!({ "errcode": 0, "errmsg": "ok" }))
 }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+
+use crate::quota;
 
 /// An app that the simulated WeChat knows.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +35,7 @@ pub struct AppSpec {
     pub bound: bool,
     /// Quotas that differ from WeChat's, by path (`/cgi-bin/token`), and for the stable issuer
     /// `/cgi-bin/stable_token#force` and `/cgi-bin/stable_token#minute`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_quotas")]
     pub quotas: BTreeMap<String, u64>,
 }
 
@@ -155,6 +157,15 @@ impl UserSpec {
     pub fn with_unionid(mut self, unionid: impl Into<String>) -> Self {
         self.unionid = Some(unionid.into());
         self
+    }
+}
+
+/// Quotas that exist: one with a typing error would limit nothing.
+fn known_quotas<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, u64>, D::Error> {
+    let quotas = BTreeMap::<String, u64>::deserialize(from)?;
+    match quotas.keys().find(|key| !quota::exists(key)) {
+        Some(unknown) => Err(D::Error::custom(format!("`{unknown}` has no quota"))),
+        None => Ok(quotas),
     }
 }
 

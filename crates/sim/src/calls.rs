@@ -11,7 +11,8 @@ use serde::Serialize;
 /// What was called since the start or the last reset.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Calls {
-    /// How often each combination occurred. Never forgotten.
+    /// How often each combination occurred. Never forgotten; beyond 200 000 combinations new ones
+    /// are counted together as the path `(other)`.
     pub totals: Vec<Total>,
     /// The calls, oldest first; the last 100 000.
     pub log: Vec<CallEntry>,
@@ -89,7 +90,7 @@ impl CallLog {
     /// The most entries.
     const KEPT: usize = 100_000;
     /// The most different totals; paths of the wild are counted together beyond it.
-    const TOTALS: usize = 1_000_000;
+    const TOTALS: usize = 200_000;
 
     /// Counts an arrival of an app at a path, and answers how many came before it.
     pub(crate) fn arrive(&mut self, path: &str, appid: &str) -> u64 {

@@ -119,7 +119,7 @@ impl State {
             FaultKind::OldTokenSurvives { seconds } => Some(*seconds),
             _ => None,
         });
-        let refused = arrival.find(|fault| refusal(fault, call.ip));
+        let refused = arrival.find(|fault| refusal(fault, call));
         let result = match (unprocessed, refused) {
             (Some(()), _) => None,
             (None, Some(failure)) => Some(Err(failure)),
@@ -245,9 +245,13 @@ impl Arrival {
     }
 }
 
-fn refusal(fault: &FaultKind, caller: IpAddr) -> Option<Failure> {
+fn refusal(fault: &FaultKind, call: &Call) -> Option<Failure> {
     let FaultKind::Errcode { code, ip, message } = fault else { return None };
-    let failure = Failure::refused_ip(*code, ip.unwrap_or(caller));
+    let mints = matches!(Endpoint::of(&call.path), Some(Endpoint::Token | Endpoint::StableToken));
+    let failure = match code {
+        40001 if mints => Failure::wrong_secret(*code),
+        _ => Failure::refused_ip(*code, ip.unwrap_or(call.ip)),
+    };
     Some(match message {
         Some(message) => failure.with_text(message.clone()),
         None => failure,
@@ -279,6 +283,7 @@ fn spoil_expires_in(body: &mut Value, bad: BadNumber) {
         BadNumber::String => Value::from(right.to_string()),
         BadNumber::Zero => Value::from(0),
         BadNumber::Negative => Value::from(-7200),
+        BadNumber::TooLarge => Value::from(right.as_u64().unwrap_or_default().saturating_mul(10)),
         BadNumber::Huge => Value::from(i64::MAX),
     };
     fields.insert("expires_in".to_owned(), wrong);

@@ -1,6 +1,6 @@
 //! Faults: what goes wrong, where, and how often, decided by the seed.
 
-use std::net::IpAddr;
+use std::{collections::VecDeque, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -175,6 +175,8 @@ pub enum BadNumber {
     Zero,
     /// -7200.
     Negative,
+    /// Ten times the right number.
+    TooLarge,
     /// 2^63 - 1.
     Huge,
 }
@@ -259,12 +261,15 @@ pub struct SetFault {
 pub(crate) struct Faults {
     seed: u64,
     last_id: u64,
+    /// Those that may happen, in the order in which they are asked.
     set: Vec<SetFault>,
+    /// Those that happened as often as they should. They are still shown.
+    used_up: VecDeque<SetFault>,
 }
 
 impl Faults {
     pub(crate) const fn new(seed: u64) -> Self {
-        Self { seed, last_id: 0, set: Vec::new() }
+        Self { seed, last_id: 0, set: Vec::new(), used_up: VecDeque::new() }
     }
 
     pub(crate) fn set(&mut self, fault: Fault) -> u64 {
@@ -272,23 +277,27 @@ impl Faults {
         self.set.push(SetFault { id: self.last_id, fault, hits: 0 });
         // Sorting keeps the order of setting within a stage.
         self.set.sort_by_key(|one| one.fault.kind.stage());
+        self.put_used_up_aside();
         self.last_id
     }
 
+    /// All that were set; of those that are used up the last thousand.
     pub(crate) fn list(&self) -> Vec<SetFault> {
-        let mut list = self.set.clone();
+        let mut list: Vec<SetFault> = self.set.iter().chain(&self.used_up).cloned().collect();
         list.sort_unstable_by_key(|one| one.id);
         list
     }
 
     pub(crate) fn remove(&mut self, id: u64) -> bool {
-        let before = self.set.len();
+        let before = self.set.len() + self.used_up.len();
         self.set.retain(|one| one.id != id);
-        self.set.len() < before
+        self.used_up.retain(|one| one.id != id);
+        self.set.len() + self.used_up.len() < before
     }
 
     pub(crate) fn clear(&mut self) {
         self.set.clear();
+        self.used_up.clear();
     }
 
     /// The next fault numbers begin at 1 again, so that the same faults fall the same way.
@@ -303,9 +312,10 @@ impl Faults {
     /// other apps in between change nothing.
     pub(crate) fn ask(&mut self, path: &str, appid: &str, nth: u64) -> Vec<FaultKind> {
         let mut hit = Vec::new();
+        let mut used_up = false;
         for one in &mut self.set {
             let fault = &mut one.fault;
-            if fault.count == Some(0) || !fault.fits(path, appid) {
+            if !fault.fits(path, appid) {
                 continue;
             }
             if let Some(probability) = fault.probability {
@@ -317,13 +327,26 @@ impl Faults {
                 }
             }
             fault.count = fault.count.map(|left| left - 1);
+            used_up |= fault.count == Some(0);
             one.hits += 1;
             hit.push(fault.kind.clone());
             if fault.kind.ends_the_call() {
                 break;
             }
         }
+        if used_up {
+            self.put_used_up_aside();
+        }
         hit
+    }
+
+    /// No call asks a fault any more that has happened as often as it should.
+    fn put_used_up_aside(&mut self) {
+        /// Beyond as many they are forgotten.
+        const SHOWN: usize = 1_000;
+        self.used_up.extend(self.set.extract_if(.., |one| one.fault.count == Some(0)));
+        let surplus = self.used_up.len().saturating_sub(SHOWN);
+        self.used_up.drain(..surplus);
     }
 }
 

@@ -144,7 +144,7 @@ impl Sim {
     pub fn add_app(&self, spec: AppSpec) {
         let mut state = self.state();
         match state.apps.get_mut(&spec.appid) {
-            Some(app) => app.spec = spec,
+            Some(app) => app.replace(spec),
             None => {
                 state.apps.insert(spec.appid.clone(), App::new(spec));
             }
@@ -268,8 +268,9 @@ impl Sim {
         self.state().ticket_works(appid, ticket, self.now())
     }
 
-    /// Forgets tokens, tickets, quotas, faults and calls, and takes the first switches back. Apps
-    /// and users stay; the clock and the generator of tokens go on, so that no token comes twice.
+    /// Forgets tokens, tickets, used quotas, faults and calls, and takes the first switches back.
+    /// Apps stay, each as it was added, whatever faults and updates made of it since; users stay as
+    /// they are. The clock and the generators go on, so that no token comes twice.
     pub fn reset(&self) {
         self.state().reset(self.0.switches.clone());
     }

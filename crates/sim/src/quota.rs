@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use clock::Timestamp;
 
-use crate::app::{AppKind, AppSpec};
+use crate::{
+    api::Endpoint,
+    app::{AppKind, AppSpec},
+};
 
 /// Key of the quota of forced refreshes a day.
 pub(crate) const FORCE: &str = "/cgi-bin/stable_token#force";
@@ -70,6 +73,15 @@ impl Used {
     /// Sets the counters of all daily quotas back; the rule on forced refreshes stands.
     pub(crate) fn clear_daily(&mut self) {
         self.daily.clear();
+    }
+}
+
+/// Whether a quota has this key.
+pub(crate) fn exists(key: &str) -> bool {
+    match Endpoint::of(key) {
+        // It shares the quota of the first version.
+        Some(endpoint) => endpoint != Endpoint::ClearQuotaV2,
+        None => matches!(key, FORCE | STABLE_MINUTE),
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) spec: AppSpec,
+    /// As it was added, whatever became of it since.
+    added: AppSpec,
     pub(crate) classic: Line,
     pub(crate) stable: Line,
     pub(crate) last_force: Option<Timestamp>,
@@ -53,6 +55,7 @@ pub(crate) struct IssuedTicket {
 impl App {
     pub(crate) fn new(spec: AppSpec) -> Self {
         Self {
+            added: spec.clone(),
             spec,
             classic: Line::default(),
             stable: Line::default(),
@@ -61,6 +64,12 @@ impl App {
             tickets: BTreeMap::new(),
             users: BTreeMap::new(),
         }
+    }
+
+    /// Puts another description in the place of the one it was added with.
+    pub(crate) fn replace(&mut self, spec: AppSpec) {
+        self.added = spec.clone();
+        self.spec = spec;
     }
 
     pub(crate) const fn line(&mut self, issuer: Issuer) -> &mut Line {
@@ -77,10 +86,10 @@ impl App {
             .is_none_or(|list| list.iter().any(|one| one.to_canonical() == ip))
     }
 
-    /// Forgets what was given out; the app and its users stay.
+    /// Forgets what was given out and what was changed; the app as it was added and its users stay.
     fn forget(&mut self) {
         let users = std::mem::take(&mut self.users);
-        *self = Self { users, ..Self::new(self.spec.clone()) };
+        *self = Self { users, ..Self::new(self.added.clone()) };
     }
 }
 
@@ -97,7 +106,7 @@ impl State {
         }
     }
 
-    /// Forgets tokens, tickets, quotas, faults and calls.
+    /// Forgets tokens, tickets, used quotas, faults, calls and changes of apps.
     pub(crate) fn reset(&mut self, switches: Switches) {
         self.switches = switches;
         self.tokens.clear();
@@ -192,7 +201,8 @@ impl State {
     }
 
     pub(crate) fn ticket_works(&self, appid: &str, ticket: &str, now: Timestamp) -> bool {
-        let lasts = TICKET_LIFE + Duration::from_secs(self.switches.ticket_grace_secs);
+        let grace = Duration::from_secs(self.switches.ticket_grace_secs);
+        let lasts = TICKET_LIFE.saturating_add(grace);
         self.apps.get(appid).is_some_and(|app| {
             app.tickets
                 .values()

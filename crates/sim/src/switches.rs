@@ -1,6 +1,6 @@
 //! Switches: what is not known of WeChat, and a few sizes that tests change.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 /// How the simulated WeChat behaves where the real one is unknown or may change.
 ///
@@ -25,7 +25,8 @@ pub struct Switches {
     /// Unknown: the answer to a forced refresh beyond those of a day.
     pub force_over_limit: RefusedForce,
     /// Unknown: the order in which a token call is checked, once appid, presence of the secret
-    /// and grant type are known to be fine.
+    /// and grant type are known to be fine. Each check stands in it once.
+    #[serde(deserialize_with = "each_once")]
     pub token_check_order: [Check; 4],
     /// Unknown: whether failed calls count against quotas.
     pub failed_calls_count: bool,
@@ -104,6 +105,13 @@ pub enum Check {
     Ip,
     /// 45009, 45011: the quotas.
     Quota,
+}
+
+/// An order of checks that leaves none out.
+fn each_once<'de, D: Deserializer<'de>>(from: D) -> Result<[Check; 4], D::Error> {
+    let order = <[Check; 4]>::deserialize(from)?;
+    let twice = order.iter().enumerate().any(|(at, check)| order[..at].contains(check));
+    if twice { Err(D::Error::custom("each check is expected once")) } else { Ok(order) }
 }
 
 /// The record of a user who does not follow.

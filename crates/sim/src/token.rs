@@ -53,6 +53,8 @@ pub(crate) struct Minted {
     pub(crate) expires: Timestamp,
     /// When it stops working: `expires`, or earlier when it was superseded.
     pub(crate) ends: Timestamp,
+    /// How many tokens of its line were minted after it.
+    newer: u64,
 }
 
 impl Minted {
@@ -91,7 +93,8 @@ impl Line {
 pub(crate) struct Overlap {
     /// The one just before.
     pub(crate) previous: Duration,
-    /// Those before that; `None` when they end at once.
+    /// The one before that. Those older still keep the end that they were given then; `None` when
+    /// all of them end at once.
     pub(crate) older: Option<Duration>,
 }
 
@@ -115,7 +118,7 @@ impl Overlap {
     /// No token before the new one works on.
     pub(crate) const NONE: Self = Self { previous: Duration::ZERO, older: None };
 
-    /// Every token before the new one lives on for `left`.
+    /// Tokens before the new one live on for `left`.
     pub(crate) const fn all(left: Duration) -> Self {
         Self { previous: left, older: Some(left) }
     }
@@ -125,13 +128,16 @@ impl Overlap {
 #[derive(Debug)]
 pub(crate) struct TokenBook {
     minted: HashMap<String, Minted>,
+    /// All of them, the oldest first but for those whose turn to be forgotten came while they lived.
     oldest_first: VecDeque<String>,
+    /// Beyond as many, a dead token is forgotten, and so unknown instead of expired.
+    kept: usize,
     rng: Rng,
 }
 
 impl TokenBook {
     pub(crate) fn new(rng: Rng) -> Self {
-        Self { minted: HashMap::new(), oldest_first: VecDeque::new(), rng }
+        Self { minted: HashMap::new(), oldest_first: VecDeque::new(), kept: 200_000, rng }
     }
 
     /// Forgets all tokens. The generator goes on, so that none is minted twice.
@@ -152,25 +158,22 @@ impl TokenBook {
         (now, lifetime): (Timestamp, Duration),
         overlap: Overlap,
     ) -> String {
-        for (age, token) in line.0.iter().enumerate() {
-            let left = match age {
-                0 => Some(overlap.previous),
-                _ => overlap.older,
+        for token in &line.0 {
+            let Some(before) = self.minted.get_mut(token) else { continue };
+            // Being superseded shortens a life. Only a stated survival lengthens it: once, when
+            // the token becomes older than the previous one, and never of one that is dead.
+            before.ends = match (before.newer, overlap.older) {
+                _ if before.ends <= now => before.ends,
+                (0, _) => before.ends.min(now + overlap.previous),
+                (1, Some(left)) => before.expires.min(now + left),
+                (_, Some(_)) => before.ends,
+                (_, None) => now,
             };
-            if let Some(before) = self.minted.get_mut(token) {
-                let longest = now + left.unwrap_or_default();
-                // Being superseded once more shortens the life of an older token; only a stated
-                // survival lengthens it, and never of one that is dead.
-                before.ends = match (age, overlap.older) {
-                    _ if before.ends <= now => before.ends,
-                    (1.., Some(_)) => before.expires.min(longest),
-                    _ => before.ends.min(longest),
-                };
-            }
+            before.newer += 1;
         }
         let token = self.write();
         let expires = now + lifetime;
-        let record = Minted { appid: appid.to_owned(), expires, ends: expires };
+        let record = Minted { appid: appid.to_owned(), expires, ends: expires, newer: 0 };
         self.minted.insert(token.clone(), record);
         self.oldest_first.push_back(token.clone());
         line.0.push_front(token.clone());
@@ -200,15 +203,53 @@ impl TokenBook {
     }
 
     fn drop_oldest_dead(&mut self, now: Timestamp) {
-        /// Beyond as many, a dead token is forgotten, and so unknown instead of expired.
-        const KEPT: usize = 200_000;
-        while self.oldest_first.len() > KEPT {
-            let Some(oldest) = self.oldest_first.front() else { return };
-            if self.minted.get(oldest).is_some_and(|one| now < one.ends) {
+        // Two for each that is minted, so that the dead behind the living are reached too.
+        for _ in 0..2 {
+            let many = self.oldest_first.len();
+            if many <= self.kept {
                 return;
             }
-            self.minted.remove(oldest);
-            self.oldest_first.pop_front();
+            let Some(oldest) = self.oldest_first.pop_front() else { return };
+            let lives = self.minted.get(&oldest).is_some_and(|one| now < one.ends);
+            // Where nearly all live, the oldest is given up all the same.
+            if lives && many <= 5 * self.kept {
+                self.oldest_first.push_back(oldest);
+            } else {
+                self.minted.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mints a token for each of `lines`, a second after the other.
+    fn mint_on(book: &mut TokenBook, lines: &mut [Line], lifetime: u64) -> Timestamp {
+        let mut now = Timestamp::default();
+        for line in lines {
+            now = now + Duration::from_secs(1);
+            book.mint(line, "wx1", (now, Duration::from_secs(lifetime)), Overlap::NONE);
+        }
+        now
+    }
+
+    #[test]
+    fn memory_is_bounded_whoever_lives() {
+        for lifetime in [10, u64::MAX] {
+            let mut book = TokenBook { kept: 20, ..TokenBook::new(Rng::new(1, 1)) };
+            let mut long_lived = Line::default();
+            let life = (Timestamp::default(), Duration::MAX);
+            let first = book.mint(&mut long_lived, "wx1", life, Overlap::NONE);
+            let now = mint_on(&mut book, &mut vec![Line::default(); 1_000], lifetime);
+            assert_eq!(book.minted.len(), book.oldest_first.len());
+            assert!(book.minted.len() <= 5 * book.kept, "{}", book.minted.len());
+            if lifetime == 10 {
+                assert_eq!(book.minted.len(), book.kept);
+                let state = book.find(&first).map(|one| one.state(now));
+                assert_eq!(state, Some(TokenState::Live), "the dead go first");
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use clock::Clock;
 use serde_json::json;
-use sim::{Options, Sim, Switches};
+use sim::{AppKind, AppSpec, Fault, FaultKind, Options, Sim, Switches, UserSpec};
 
 use crate::harness::{APP, NOON, SECRET, World, classic_target};
 
@@ -210,6 +210,24 @@ async fn switches_change_one_by_one_and_reset_takes_them_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reset_brings_apps_back_to_how_they_were_added() {
+    let world = World::new().await;
+    let added = AppSpec { kind: AppKind::Test, ..AppSpec::new("wx1", "first") };
+    world.sim.add_app(AppSpec::new("wx1", "older"));
+    world.sim.add_app(added.clone());
+    world.sim.add_user(UserSpec::new("wx1", "o1")).unwrap();
+    let change = r#"{"frozen":true,"banned":true,"quotas":{"/cgi-bin/token":0}}"#;
+    assert_eq!(world.command("POST", "/sim/apps/wx1", change).await.status, 200);
+    world.sim.set_fault(Fault::new(FaultKind::SecretReset {}).times(1));
+    assert_eq!(world.get(&classic_target("wx1", "first")).await.errcode(), 40125);
+
+    assert_eq!(world.command("POST", "/sim/reset", "").await.status, 200);
+    assert!(world.sim.apps().contains(&added));
+    assert_eq!(world.sim.users(Some("wx1")).len(), 1);
+    assert_eq!(world.get(&classic_target("wx1", "first")).await.errcode(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn bad_input_names_its_field() {
     let world = World::new().await;
     for (path, body, field) in [
@@ -235,6 +253,13 @@ async fn bad_input_names_its_field() {
         (&format!("/sim/apps/{APP}/foreign-refresh"), r#"{"issuer":"new"}"#, "issuer"),
         ("/sim/switches", r#"{"page_size":-1}"#, "page_size"),
         ("/sim/switches", r#"{"colour":1}"#, "colour"),
+        (
+            "/sim/switches",
+            r#"{"token_check_order":["ip","secret","account","ip"]}"#,
+            "token_check_order",
+        ),
+        ("/sim/apps", r#"{"appid":"wx1","quotas":{"/cgi-bin/tokens":1}}"#, "quotas"),
+        (&format!("/sim/apps/{APP}"), r#"{"quotas":{"/cgi-bin/clear_quota/v2":1}}"#, "quotas"),
     ] {
         let answer = world.command("POST", path, body).await;
         assert_eq!((answer.status, &answer.json()["field"]), (400, &json!(field)), "{body}");

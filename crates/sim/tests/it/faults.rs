@@ -98,6 +98,49 @@ async fn codes_come_in_bursts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn advice_comes_only_where_wechat_gives_it() {
+    let world = World::new().await;
+    let token = world.classic().await;
+    let advised = async |code, message: Option<&str>, path: &str| {
+        world.sim.clear_faults();
+        let message = message.map(str::to_owned);
+        world.sim.set_fault(Fault::new(FaultKind::Errcode { code, ip: None, message }));
+        let answer = match path {
+            TOKEN => world.classic_of(APP).await,
+            "/cgi-bin/stable_token" => world.stable(false).await,
+            other => world.get(&format!("{other}?access_token={token}")).await,
+        };
+        assert_eq!(answer.errcode(), code);
+        answer.errmsg().contains("getStableAccessToken")
+    };
+    assert!(advised(40001, None, "/cgi-bin/user/get").await);
+    assert!(advised(45009, None, TOKEN).await);
+    assert!(!advised(40001, None, TOKEN).await);
+    assert!(!advised(40001, None, "/cgi-bin/stable_token").await);
+    assert!(!advised(40001, Some("mine"), "/cgi-bin/user/get").await);
+    assert!(!advised(45009, Some("mine"), TOKEN).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn used_up_faults_are_shown_but_not_for_ever() {
+    let world = World::new().await;
+    let code = FaultKind::Errcode { code: -1, ip: None, message: None };
+    let first = world.sim.set_fault(Fault::new(code.clone()).times(1));
+    assert_eq!(world.classic_of(APP).await.errcode(), -1);
+    world.classic().await;
+    let shown = world.sim.faults();
+    assert_eq!((shown.len(), shown[0].fault.count, shown[0].hits), (1, Some(0), 1));
+    for _ in 0..1_000 {
+        world.sim.set_fault(Fault::new(code.clone()).times(0));
+    }
+    let lasting = world.sim.set_fault(Fault::new(code.clone()).on("/cgi-bin/user/get"));
+    let shown: Vec<u64> = world.sim.faults().iter().map(|one| one.id).collect();
+    assert_eq!((shown.len(), shown[0], shown[1_000]), (1_001, first + 1, lasting));
+    assert!(world.sim.remove_fault(first + 1) && !world.sim.remove_fault(first));
+    world.classic().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn somebody_mints_just_before_the_call() {
     let world = World::new().await;
     let token = world.classic().await;
@@ -177,6 +220,7 @@ async fn expires_in_is_absurd() {
         (BadNumber::Missing, None),
         (BadNumber::Zero, Some(json!(0))),
         (BadNumber::Negative, Some(json!(-7200))),
+        (BadNumber::TooLarge, Some(json!(72_000))),
         (BadNumber::Huge, Some(json!(i64::MAX))),
     ] {
         world.sim.set_fault(Fault::new(FaultKind::ExpiresIn { r#as: bad }).times(1));
@@ -235,7 +279,9 @@ async fn old_tokens_survive() {
     let first = world.classic().await;
     world.classic().await;
     world.classic().await;
-    pass(3599).await;
+    pass(3000).await;
+    world.classic().await;
+    pass(599).await;
     assert_eq!(world.probe(&first).await, 0);
     pass(1).await;
     assert_eq!(world.probe(&first).await, 40001);

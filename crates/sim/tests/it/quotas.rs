@@ -1,7 +1,7 @@
 //! Quotas of a day, a minute and a month.
 
 use serde_json::json;
-use sim::{AppKind, Switches};
+use sim::{AppKind, Issuer, Switches};
 
 use crate::harness::{APP, SECRET, World, classic_target, pass};
 
@@ -47,6 +47,73 @@ async fn failed_calls_count_only_if_so_switched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn failed_calls_count_at_every_api_once_the_app_is_known() {
+    for failed_calls_count in [false, true] {
+        let switches = Switches {
+            failed_calls_count,
+            classic_overlap_secs: 0,
+            business_ip_code: Some(61004),
+            ..Switches::default()
+        };
+        let world = World::with(switches).await;
+        let (dead, token) = (world.classic().await, world.classic().await);
+        let ask = async |path: &str, token: &str| {
+            world.get(&format!("/cgi-bin/{path}access_token={token}")).await.errcode()
+        };
+        let whitelist = |list| world.sim.update_app(APP, |app| app.ip_whitelist = list).unwrap();
+        let kind = |kind| world.sim.update_app(APP, |app| app.kind = kind).unwrap();
+        limit(&world, "/cgi-bin/user/info", 6);
+
+        assert_eq!(ask("user/info?openid=o1&", &dead).await, 40001);
+        assert_eq!(ask("user/info?openid=o1&", "forged").await, 40001);
+        assert_eq!(ask("user/info?", &token).await, 41009);
+        assert_eq!(ask("user/info?openid=o1&", &token).await, 40003);
+        whitelist(Some(Vec::new()));
+        assert_eq!(ask("user/info?openid=o1&", &token).await, 61004);
+        whitelist(None);
+        kind(AppKind::MiniProgram);
+        assert_eq!(ask("user/info?openid=o1&", &token).await, 48001);
+        kind(AppKind::Official);
+        let used = async || {
+            let target = format!("/cgi-bin/openapi/quota/get?access_token={token}");
+            let body = json!({ "cgi_path": "/cgi-bin/user/info" }).to_string();
+            world.post(&target, &body).await.json()["quota"]["used"].as_u64().unwrap()
+        };
+        assert_eq!(used().await, if failed_calls_count { 5 } else { 0 });
+        ask("user/info?openid=o1&", &token).await;
+        let last = if failed_calls_count { 45009 } else { 40003 };
+        assert_eq!(ask("user/info?openid=o1&", &token).await, last);
+        assert_eq!(used().await, if failed_calls_count { 7 } else { 0 });
+
+        let clear = async |secret: &str| {
+            let body = json!({ "appid": APP, "appsecret": secret }).to_string();
+            world.post("/cgi-bin/clear_quota/v2", &body).await.errcode()
+        };
+        for _ in 0..10 {
+            assert_eq!(clear("wrong").await, 40125);
+        }
+        assert_eq!(clear(SECRET).await, if failed_calls_count { 48006 } else { 0 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mints_by_somebody_outside_count_for_no_quota() {
+    let world = World::new().await;
+    for (path, issuer) in
+        [("/cgi-bin/token", Issuer::Classic), ("/cgi-bin/stable_token", Issuer::Stable)]
+    {
+        limit(&world, path, 1);
+        world.sim.foreign_refresh(APP, issuer, false).unwrap();
+    }
+    limit(&world, "/cgi-bin/stable_token#force", 1);
+    limit(&world, "/cgi-bin/stable_token#minute", 1);
+    world.classic().await;
+    world.stable(true).await.token();
+    assert_eq!(world.classic_of(APP).await.errcode(), 45009);
+    assert_eq!(world.stable(false).await.errcode(), 45011);
+}
+
+#[tokio::test(start_paused = true)]
 async fn stable_calls_are_limited_by_the_minute() {
     let world = World::new().await;
     limit(&world, "/cgi-bin/stable_token#minute", 2);
@@ -85,9 +152,15 @@ async fn quota_get_tells_what_is_left() {
         ask("/cgi-bin/stable_token").await.json()["rate_limit"],
         json!({ "call_count": 10_000, "refresh_second": 60 })
     );
-    for (path, limit) in [("/cgi-bin/user/info", 5_000_000), ("/cgi-bin/user/get", 500)] {
+    for (path, limit) in [
+        ("/cgi-bin/stable_token", 500_000),
+        ("/cgi-bin/user/info", 5_000_000),
+        ("/cgi-bin/user/get", 500),
+    ] {
         assert_eq!(ask(path).await.json()["quota"]["daily_limit"], limit);
     }
+    limit(&world, "/cgi-bin/stable_token", 7);
+    assert_eq!(ask("/cgi-bin/stable_token").await.json()["quota"]["daily_limit"], 7);
     world.sim.update_app(APP, |app| app.kind = AppKind::Test).unwrap();
     for (path, limit) in [("/cgi-bin/user/info", 500_000), ("/cgi-bin/user/get", 100)] {
         assert_eq!(ask(path).await.json()["quota"]["daily_limit"], limit);

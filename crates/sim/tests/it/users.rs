@@ -50,6 +50,8 @@ async fn an_openid_belongs_to_one_app() {
     let answer = world.get(&format!("/cgi-bin/user/info?access_token={token}&openid=oMine")).await;
     assert_eq!(answer.errcode(), 40003);
     assert!(answer.errmsg().starts_with("invalid openid hint: ["), "{}", answer.errmsg());
+    let answer = world.get(&format!("/cgi-bin/user/info?access_token={token}&openid=")).await;
+    assert!(answer.errmsg().starts_with("missing openid rid: "), "{}", answer.errmsg());
     assert!(world.sim.add_user(UserSpec::new("wx1", "o")).is_err());
     world.sim.update_app(OTHER, |app| app.kind = AppKind::MiniProgram).unwrap();
     let answer = world.get(&format!("/cgi-bin/user/info?access_token={token}&openid=oMine")).await;
@@ -143,4 +145,7 @@ async fn a_ticket_is_the_same_for_two_hours_and_works_for_three() {
     assert_eq!(ask("other").await.errcode(), 40097);
     let bad = world.get("/cgi-bin/ticket/getticket?access_token=forged&type=jsapi").await;
     assert_eq!(bad.errcode(), 40001);
+    let endless = Switches { ticket_grace_secs: u64::MAX, ..Switches::default() };
+    world.sim.set_switches(endless);
+    assert!(world.sim.ticket_works(APP, &first));
 }
