@@ -414,6 +414,45 @@ mod tests {
         }
     }
 
+    /// What only another configuration can mend stops; all else is tried again, some of it just to
+    /// see whether the person who has to act has acted.
+    #[test]
+    fn what_a_refusal_leads_to_agrees_with_the_table() {
+        let app = App {
+            id: "wx1".parse().unwrap(),
+            alias: None,
+            kind: crate::app::AppKind::Official,
+            issuer: Issuer::Stable,
+            secret: wechat::AppSecret::new("s"),
+            revision: 1,
+            created_at: Timestamp::default(),
+        };
+        let entry = Arc::new(AppEntry::new(app.clone()));
+        for (kind, stopping) in [
+            (CredentialKind::Token, &[40001, 40002, 40013, 40125, 41002, 41004][..]),
+            (CredentialKind::JsapiTicket, &[40002, 40013, 40125, 41002, 41004]),
+        ] {
+            let slot = entry.slot(kind);
+            let job = Job { entry: &entry, app: &app, slot, lease: None, for_a_person: false };
+            let mut stopped = Vec::new();
+            for &wechat::ErrorCode { code, .. } in wechat::table() {
+                let (message, rid, refused_ip) = (String::new(), None, None);
+                let refusal = wechat::ApiError { code, message, rid, refused_ip };
+                let action = match kind {
+                    CredentialKind::Token => refusal.action_with_secret(),
+                    _ => refusal.action(),
+                };
+                let trouble = trouble_of(&refusal.into(), &job, None, Timestamp::default());
+                if trouble.retry_at.is_none() {
+                    use wechat::Action::{Human, Never};
+                    assert!(matches!(action, Human | Never), "{code} is {action:?}");
+                    stopped.push(code);
+                }
+            }
+            assert_eq!(stopped, stopping, "{kind:?}");
+        }
+    }
+
     #[test]
     fn a_budgets_refusal_keeps_the_real_reason() {
         let now = Timestamp::from_secs(1_000);

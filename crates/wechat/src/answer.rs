@@ -3,7 +3,7 @@
 //! Of a record that WeChat fills unevenly every field may be missing, `null`, `""`, `0` or a number
 //! written as text; what cannot be read is empty.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -36,8 +36,9 @@ pub struct IssuedTicket {
 
 /// A user as `user/info` describes them to the app.
 ///
-/// Texts are kept as they came, control characters and emoji included.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// Texts are kept as they came, control characters and emoji included. `Debug` shows who it is and
+/// whether they follow, and nothing personal.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Follower {
     /// Whether the user follows the app. If not, hardly any other field is filled.
@@ -91,6 +92,15 @@ pub struct Follower {
     /// The address of the avatar; empty since the end of 2021.
     #[serde(deserialize_with = "text")]
     pub headimgurl: String,
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower")
+            .field("subscribe", &self.subscribe)
+            .field("openid", &self.openid)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A part of the list of followers: at most 10,000.
@@ -147,12 +157,18 @@ pub(crate) type Flaw = &'static str;
 
 pub(crate) fn token(fields: &mut Fields) -> Result<IssuedToken, Flaw> {
     let token = filled(fields, "access_token").ok_or("it holds no access_token")?;
+    if !is_credential(&token) {
+        return Err("its access_token is none");
+    }
     let expires_in = expires_in(fields).unwrap_or(Duration::from_secs(300));
     Ok(IssuedToken { token: GlobalToken::new(token), expires_in })
 }
 
 pub(crate) fn ticket(fields: &mut Fields) -> Result<IssuedTicket, Flaw> {
     let ticket = filled(fields, "ticket").ok_or("it holds no ticket")?;
+    if !is_credential(&ticket) {
+        return Err("its ticket is none");
+    }
     let expires_in = expires_in(fields).unwrap_or(Duration::from_secs(3600));
     Ok(IssuedTicket { ticket: Ticket::new(ticket), expires_in })
 }
@@ -203,7 +219,8 @@ pub(crate) fn quota(fields: &mut Fields) -> Result<Quota, Flaw> {
 }
 
 pub(crate) fn done(fields: &mut Fields) -> Result<(), Flaw> {
-    if fields.contains_key("errcode") { Ok(()) } else { Err("it holds no errcode") }
+    let errcode = fields.get("errcode").and_then(lenient::to_integer);
+    errcode.map(|_| ()).ok_or("it holds no errcode")
 }
 
 /// The stated life, if it is above zero and at most a day.
@@ -215,6 +232,13 @@ fn expires_in(fields: &Fields) -> Option<Duration> {
 
 fn filled(fields: &Fields, key: &str) -> Option<String> {
     fields.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// Whether a text can be a token or a ticket: what it says goes on to others, in URLs and headers.
+fn is_credential(text: &str) -> bool {
+    /// WeChat advises to have room for 512 characters.
+    const LONGEST: usize = 1024;
+    text.len() <= LONGEST && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn count(fields: &Fields, key: &str) -> u64 {
@@ -243,11 +267,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_flaw<T: std::fmt::Debug>(
-        pick: fn(&mut Fields) -> Result<T, Flaw>,
-        body: &str,
-        flaw: &str,
-    ) {
+    fn check_flaw<T: fmt::Debug>(pick: fn(&mut Fields) -> Result<T, Flaw>, body: &str, flaw: &str) {
         let Err(Error::Protocol(error)) = lenient::read(200, body.as_bytes(), &[], pick) else {
             panic!("{body} is no protocol error");
         };
@@ -264,6 +284,21 @@ mod tests {
         for body in [r#"{"expires_in":7200}"#, r#"{"access_token":""}"#, r#"{"access_token":7}"#] {
             check_flaw(token, body, "it holds no access_token");
         }
+    }
+
+    #[test]
+    fn tokens_and_tickets_are_visible_ascii_of_bounded_length() {
+        let body = |value: &str| format!(r#"{{"access_token":"{value}","ticket":"{value}"}}"#);
+        for fine in ["~!#$%&'()*+,-./:;<=>?@[]^_`{|}", &"t".repeat(1024)] {
+            assert_eq!(check(token, &body(fine)).token.expose(), fine);
+            assert_eq!(check(ticket, &body(fine)).ticket.expose(), fine);
+        }
+        for odd in ["t\u{fffd}t", "t\\u0000t", "t\nt", "t t", "t\u{7f}", "微", &"t".repeat(1025)] {
+            check_flaw(token, &body(odd), "its access_token is none");
+            check_flaw(ticket, &body(odd), "its ticket is none");
+        }
+        let broken = lenient::read(200, b"{\"access_token\":\"t\xff\"}", &[], token);
+        assert!(matches!(broken, Err(Error::Protocol(_))), "{broken:?}");
     }
 
     #[test]
@@ -394,6 +429,44 @@ mod tests {
     }
 
     #[test]
+    fn debug_shows_nothing_personal() {
+        let user = check(
+            follower,
+            r#"{"subscribe":1,"openid":"oABCDEFGHIJKLMNOPQRSTUVWXYZ0","unionid":"uABCDEFG",
+                "nickname":"N1ck","remark":"R3mark","headimgurl":"http://h3ad","sex":1,
+                "city":"C1ty","province":"Pr0vince","country":"C0untry","qr_scene_str":"Sc3ne"}"#,
+        );
+        let shown = r#"Follower { subscribe: true, openid: OpenId(oABC…), .. }"#;
+        assert_eq!(format!("{user:?}"), shown);
+    }
+
+    #[test]
+    fn an_escape_that_is_no_character_spoils_one_character_only() {
+        let name = |text: &str| {
+            check(follower, &format!(r#"{{"openid":"o1","nickname":"{text}"}}"#)).nickname
+        };
+        for (text, read) in [
+            (r"a\ud83db", "a\u{fffd}b"),
+            (r"a\ude00b", "a\u{fffd}b"),
+            (r"a\ude00\ud83db", "a\u{fffd}\u{fffd}b"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}😀"),
+            (r"\ud83d", "\u{fffd}"),
+            (r"\ud83d\u0041\n", "\u{fffd}A\n"),
+            (r"a\u12", "a\u{fffd}"),
+            (r"a\u12x\u", "a\u{fffd}x\u{fffd}"),
+            (r"\u+123", "\u{fffd}+123"),
+            (r"\u微", "\u{fffd}微"),
+            // The rest stays as it is while something else is mended.
+            (r"\ud83d\ude00\u", "😀\u{fffd}"),
+            (r"\\ud83d\u", "\\ud83d\u{fffd}"),
+            (r"\\\ud83d\u", "\\\u{fffd}\u{fffd}"),
+            (r#"\"\u00e9\u"#, "\"é\u{fffd}"),
+        ] {
+            assert_eq!(name(text), read, "{text}");
+        }
+    }
+
+    #[test]
     fn broken_utf8_spoils_one_character_only() {
         let body = b"{\"subscribe\":1,\"openid\":\"o1\",\"nickname\":\"a\xf0\x9f\x98b\xff\"}";
         let user = lenient::read(200, body, &[], follower).unwrap();
@@ -458,6 +531,9 @@ mod tests {
         assert_eq!(check(quota, body), expected);
         check_flaw(quota, r#"{"errcode":0,"errmsg":"ok"}"#, "it holds no quota");
         assert_eq!(check(done, r#"{"errcode":0,"errmsg":"ok"}"#), ());
-        check_flaw(done, "{}", "it holds no errcode");
+        assert_eq!(check(done, r#"{"errcode":"0"}"#), ());
+        for body in ["{}", r#"{"errcode":null}"#, r#"{"errcode":""}"#] {
+            check_flaw(done, body, "it holds no errcode");
+        }
     }
 }

@@ -14,7 +14,9 @@ pub struct ErrorCode {
     pub kind: Kind,
     /// What to do.
     pub action: Action,
-    /// What a person has to do; always there when `action` is [`Action::Human`].
+    /// The two on an endpoint that is called with the AppSecret, where they differ there.
+    pub with_secret: Option<(Kind, Action)>,
+    /// What a person has to do; always there when an action is [`Action::Human`].
     pub human: Option<&'static str>,
 }
 
@@ -83,14 +85,15 @@ pub fn errors_markdown() -> String {
          |---:|---|---|---|---|---|\n",
     );
     for row in TABLE {
-        let ErrorCode { code, stem, meaning, kind, action, human } = row;
+        let ErrorCode { code, stem, meaning, kind, action, with_secret, human } = row;
         let stem = if stem.is_empty() { String::new() } else { format!("`{stem}`") };
         let human = human.unwrap_or_default();
-        page.push_str(&format!(
-            "| {code} | {stem} | {meaning} | {} | {} | {human} |\n",
-            kind.as_str(),
-            action.as_str()
-        ));
+        let (mut kind, mut action) = (kind.as_str().to_owned(), action.as_str().to_owned());
+        if let Some((kind_there, action_there)) = with_secret {
+            kind = format!("{kind}; with the AppSecret {}", kind_there.as_str());
+            action = format!("{action}; with the AppSecret {}", action_there.as_str());
+        }
+        page.push_str(&format!("| {code} | {stem} | {meaning} | {kind} | {action} | {human} |\n"));
     }
     page
 }
@@ -135,10 +138,14 @@ const fn row(
     stem: &'static str,
     meaning: &'static str,
 ) -> ErrorCode {
-    ErrorCode { code, stem, meaning, kind, action, human: None }
+    ErrorCode { code, stem, meaning, kind, action, with_secret: None, human: None }
 }
 
 impl ErrorCode {
+    const fn with_secret(self, kind: Kind, action: Action) -> Self {
+        Self { with_secret: Some((kind, action)), ..self }
+    }
+
     const fn for_people(self, sentence: &'static str) -> Self {
         Self { human: Some(sentence), ..self }
     }
@@ -146,7 +153,7 @@ impl ErrorCode {
 
 const TABLE: &[ErrorCode] = &[
     row(-1, Kind::Busy, Action::Retry, "system error", "WeChat is busy"),
-    row(40001, Kind::InvalidToken, Action::RefreshToken, "invalid credential, access_token is invalid or not latest", "the global token is stale or of another app; from the token endpoints: the AppSecret is wrong").for_people("If a token endpoint answered this, the AppSecret is wrong: set the one that the WeChat console issued last"),
+    row(40001, Kind::InvalidToken, Action::RefreshToken, "invalid credential, access_token is invalid or not latest", "the global token is stale or of another app; from the token endpoints: the AppSecret is wrong").with_secret(Kind::BadCredential, Action::Human).for_people("If a token endpoint answered this, the AppSecret is wrong: set the one that the WeChat console issued last"),
     row(40002, Kind::BadRequest, Action::Never, "invalid grant_type", "`grant_type` is not `client_credential`"),
     row(40003, Kind::BadRequest, Action::Never, "invalid openid", "the openid is wrong or of another app"),
     row(40013, Kind::BadCredential, Action::Human, "invalid appid", "there is no such app").for_people("Check the appid in the WeChat console, and that it belongs to the AppSecret"),
@@ -248,7 +255,8 @@ mod tests {
     #[test]
     fn whoever_must_act_is_told_how() {
         for row in table() {
-            assert!(row.action != Action::Human || row.human.is_some(), "{}", row.code);
+            let actions = [Some(row.action), row.with_secret.map(|(_, action)| action)];
+            assert!(!actions.contains(&Some(Action::Human)) || row.human.is_some(), "{}", row.code);
             assert!(!row.meaning.is_empty(), "{}", row.code);
             assert!(!row.meaning.contains('|') && !row.stem.contains(['|', '`']), "{}", row.code);
             assert!(row.human.is_none_or(|text| !text.ends_with('.')), "{}", row.code);
@@ -271,10 +279,29 @@ mod tests {
                 Action::Reauthorise,
                 &[40029, 40030, 40099, 40163, 42002, 42003, 42007, 50001, 61009, 61010, 61023],
             ),
+            (
+                Action::Human,
+                &[
+                    40013, 40090, 40091, 40094, 40125, 40164, 40243, 43104, 45035, 48001, 48004,
+                    50004, 50007, 60020, 61003, 61004, 61007, 61011, 89501, 89503,
+                ],
+            ),
+            (
+                Action::Never,
+                &[
+                    40002, 40003, 40031, 40032, 40035, 40066, 40097, 40188, 40201, 40202, 40203,
+                    40226, 41001, 41002, 41003, 41004, 41006, 41008, 41009, 41018, 41021, 43001,
+                    43002, 43003, 43004, 43101, 44002, 46004, 47001, 49003, 50002, 50005, 61014,
+                    61015, 76001, 76002, 76003, 76004, 76021, 76022,
+                ],
+            ),
         ] {
             let rows = table().iter().filter(|row| row.action == action);
             assert_eq!(rows.map(|row| row.code).collect::<Vec<_>>(), codes, "{action:?}");
         }
+        let differ = table().iter().filter_map(|row| Some((row.code, row.with_secret?)));
+        let with_secret = (Kind::BadCredential, Action::Human);
+        assert_eq!(differ.collect::<Vec<_>>(), [(40001, with_secret)]);
     }
 
     #[test]
@@ -286,5 +313,6 @@ mod tests {
         assert_eq!(page.lines().filter(|line| line.starts_with("| ")).count(), 1 + TABLE.len());
         assert!(page.contains("\n| 40164 | `invalid ip, not in whitelist` | "));
         assert!(page.contains(" | ip_refused | human | Add the address that WeChat names "));
+        assert!(page.contains(" | refresh_token; with the AppSecret human | "));
     }
 }

@@ -30,8 +30,8 @@ pub enum Error {
 pub struct ApiError {
     /// WeChat's return code.
     pub code: i64,
-    /// WeChat's text without control characters, of at most 300 characters. A secret of the
-    /// request in it is replaced by `[redacted]`.
+    /// WeChat's text of at most 300 characters, with one blank for all control characters and
+    /// blanks that stand together. A secret of the request in it is replaced by `[redacted]`.
     pub message: String,
     /// The id under which WeChat remembers the request, if the text names one.
     pub rid: Option<String>,
@@ -62,8 +62,11 @@ pub struct ProtocolError {
 impl ApiError {
     /// An error with WeChat's code and text, cleaned of the request's secrets.
     pub(crate) fn new(code: i64, text: &str, secrets: &[&str]) -> Self {
-        let text: String = text.chars().filter(|c| !c.is_control()).collect();
-        let text = redacted(&text, secrets);
+        // A secret is found even when control characters break it up. Only then are they left out
+        // altogether, at the price of words that run together.
+        let joined: String = text.chars().filter(|c| !c.is_control()).collect();
+        let hidden = redacted(&joined, secrets);
+        let text = if hidden == joined { spaced(text) } else { spaced(&hidden) };
         let rid = split_rid(&text).1.map(str::to_owned);
         let about_ip = errcode::find(code).is_some_and(|entry| entry.kind == Kind::IpRefused);
         let refused_ip = about_ip.then(|| find_ip(&text)).flatten();
@@ -80,18 +83,22 @@ impl ApiError {
         self.entry().map_or(Kind::Other, |entry| entry.kind)
     }
 
-    /// What the code is about, on an endpoint that is called with the AppSecret: there 40001 means
-    /// a wrong secret.
+    /// What the code is about, on an endpoint that is called with the AppSecret.
     pub fn kind_with_secret(&self) -> Kind {
-        match self.kind() {
-            Kind::InvalidToken => Kind::BadCredential,
-            kind => kind,
-        }
+        let differs = self.entry().and_then(|entry| entry.with_secret);
+        differs.map_or_else(|| self.kind(), |(kind, _)| kind)
     }
 
-    /// What the code asks for; nothing more than to stop where the code is unknown.
+    /// What the code asks for, on an endpoint that is called with a token; nothing more than to
+    /// stop where the code is unknown.
     pub fn action(&self) -> Action {
         self.entry().map_or(Action::Never, |entry| entry.action)
+    }
+
+    /// What the code asks for, on an endpoint that is called with the AppSecret.
+    pub fn action_with_secret(&self) -> Action {
+        let differs = self.entry().and_then(|entry| entry.with_secret);
+        differs.map_or_else(|| self.action(), |(_, action)| action)
     }
 
     /// The code's row in the table.
@@ -154,6 +161,12 @@ fn old_rid(text: &str) -> Option<&str> {
     let inside = inside.trim();
     let id = inside.strip_prefix("req_id:").unwrap_or(inside).trim();
     (!id.is_empty()).then_some(id)
+}
+
+/// The text in one line, its words one blank apart.
+fn spaced(text: &str) -> String {
+    let words = text.split(|c: char| c.is_control() || c == ' ').filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The first address in the text, version 4 before version 6.
@@ -248,8 +261,17 @@ mod tests {
         let text = "invalid grant_type\n, rid: 6aac007a-6c02c771-26bf69c4";
         assert_eq!(split_rid(text), ("invalid grant_type", Some("6aac007a-6c02c771-26bf69c4")));
         let error = ApiError::new(40002, text, &[]);
-        assert_eq!(error.message, "invalid grant_type, rid: 6aac007a-6c02c771-26bf69c4");
+        assert_eq!(error.message, "invalid grant_type , rid: 6aac007a-6c02c771-26bf69c4");
         assert_eq!(error.stem(), "invalid grant_type");
+        for text in [
+            "data\tformat  error\nrid: 6aac007a-6c02c771-26bf69c4",
+            "data format\r\n\u{8} error \r\n rid:\t6aac007a-6c02c771-26bf69c4\n",
+        ] {
+            let error = ApiError::new(47001, text, &[]);
+            assert_eq!(error.message, "data format error rid: 6aac007a-6c02c771-26bf69c4");
+            assert_eq!(error.rid.as_deref(), Some("6aac007a-6c02c771-26bf69c4"));
+            assert_eq!(error.stem(), "data format error");
+        }
     }
 
     #[test]
@@ -269,7 +291,7 @@ mod tests {
             let error = ApiError::new(40164, &format!("{text} {rid}"), &[]);
             assert_eq!(error.refused_ip.as_deref(), Some(ip), "{text}");
             assert_eq!(error.kind(), Kind::IpRefused);
-            assert_eq!(error.stem(), text);
+            assert_eq!(error.stem(), text.replace("  ", " "));
         }
         assert_eq!(ApiError::new(40164, "invalid ip, not in whitelist", &[]).refused_ip, None);
         assert_eq!(ApiError::new(40013, "invalid ip 1.2.3.4", &[]).refused_ip, None);
@@ -289,6 +311,10 @@ mod tests {
         assert_eq!(error.kind(), Kind::InvalidToken);
         assert_eq!(error.kind_with_secret(), Kind::BadCredential);
         assert_eq!(error.action(), Action::RefreshToken);
+        assert_eq!(error.action_with_secret(), Action::Human);
+        let busy = ApiError::new(-1, "system error", &[]);
+        assert_eq!((busy.kind(), busy.kind_with_secret()), (Kind::Busy, Kind::Busy));
+        assert_eq!((busy.action(), busy.action_with_secret()), (Action::Retry, Action::Retry));
         let unknown = ApiError::new(99_999, "?", &[]);
         assert_eq!((unknown.kind(), unknown.action()), (Kind::Other, Action::Never));
         assert_eq!(unknown.entry(), None);

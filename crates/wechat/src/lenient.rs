@@ -77,32 +77,59 @@ fn json(body: &[u8]) -> Result<Value, String> {
     })
 }
 
-/// The text with control characters inside strings escaped, and backslashes that escape nothing
-/// doubled.
+/// The text with control characters inside strings escaped, backslashes that escape nothing
+/// doubled, and U+FFFD for each `\u` escape that is no character.
 fn mended(text: &str) -> String {
     let mut mended = String::with_capacity(text.len() + 16);
     let mut inside = false;
-    let mut escaped = false;
-    for c in text.chars() {
-        if escaped {
-            escaped = false;
-            if matches!(c, '"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't' | 'u') {
-                mended.push(c);
-                continue;
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let length = match c {
+            '\\' if inside => escape(rest, &mut mended),
+            _ if inside && c < ' ' => {
+                mended.push_str(&format!("\\u{:04x}", u32::from(c)));
+                1
             }
-            mended.push('\\');
-        } else if inside && c == '\\' {
-            escaped = true;
-        } else if c == '"' {
-            inside = !inside;
-        }
-        if inside && c < ' ' {
-            mended.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            mended.push(c);
-        }
+            _ => {
+                inside ^= c == '"';
+                mended.push(c);
+                c.len_utf8()
+            }
+        };
+        rest = &rest[length..];
     }
     mended
+}
+
+/// Mends the escape that the text begins with; answers how much of the text that was.
+fn escape(text: &str, mended: &mut String) -> usize {
+    let (length, fine) = match text.as_bytes().get(1) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => (2, true),
+        Some(b'u') => unicode_escape(text),
+        Some(_) => {
+            mended.push_str("\\\\");
+            return 1;
+        }
+        None => (1, true),
+    };
+    mended.push_str(if fine { &text[..length] } else { "\u{fffd}" });
+    length
+}
+
+/// How much of the text is the `\u…` or the pair of them that it begins with, and whether that is a
+/// character.
+fn unicode_escape(text: &str) -> (usize, bool) {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        let hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if hex { u16::from_str_radix(digits, 16).ok() } else { None }
+    };
+    match (unit(0), unit(6)) {
+        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, true),
+        (Some(0xd800..=0xdfff), _) => (6, false),
+        (Some(_), _) => (6, true),
+        (None, _) => (2 + text[2..].bytes().take_while(u8::is_ascii_hexdigit).count(), false),
+    }
 }
 
 /// A whole number from a number, a fraction (cut off) or either as text.
@@ -303,7 +330,7 @@ mod tests {
         check_api(r#"{"errcode":40013.0}"#, 40013, "", None);
         check_api(r#"{"errcode":40013,"errmsg":null,"access_token":"T"}"#, 40013, "", None);
         check_api("\u{feff}\r\n {\"errcode\":40013}\n\0", 40013, "", None);
-        check_api("{\"errcode\":40002,\"errmsg\":\"a\nb\u{8}\"}", 40002, "ab", None);
+        check_api("{\"errcode\":40002,\"errmsg\":\"a\nb\u{8}\"}", 40002, "a b", None);
         for none in ["0", "\"0\"", "\"\"", "null"] {
             let body = format!(r#"{{"errcode":{none},"access_token":"T"}}"#);
             assert!(read_token(200, body.as_bytes()).is_ok(), "{none}");
@@ -400,6 +427,22 @@ mod tests {
         fn no_error_quotes_the_secret(before in any::<Vec<u8>>(), after in any::<Vec<u8>>()) {
             let body = [&before[..], b"s3cr3t", &after[..]].concat();
             let error = format!("{:?}", read_token(200, &body));
+            prop_assert!(!error.contains("s3cr3t"), "{}", error);
+        }
+
+        #[test]
+        fn no_text_of_wechats_quotes_the_secret(
+            parts in prop::array::uniform2("[\\x00-\\x20a-c,:\\[]{0,6}( rid: | hint: \\[)?"),
+            split in 0..7usize,
+            gap in "[\\x00-\\x1f]{0,2}",
+        ) {
+            let [before, after] = parts;
+            let (head, tail) = "s3cr3t".split_at(split.min(6));
+            let text = format!("{before}{head}{gap}{tail}{after}");
+            let body = serde_json::json!({"errcode": 40001, "errmsg": text}).to_string();
+            let Err(Error::Api(error)) = read_token(200, body.as_bytes()) else { panic!() };
+            prop_assert!(error.message.contains("[redacted]"), "{}", error);
+            let error = format!("{error:?}").replace(' ', "");
             prop_assert!(!error.contains("s3cr3t"), "{}", error);
         }
     }
