@@ -433,7 +433,7 @@ mod tests {
             (CredentialKind::JsapiTicket, &[40002, 40013, 40125, 41002, 41004]),
         ] {
             let slot = entry.slot(kind);
-            let job = Job { entry: &entry, app: &app, slot, lease: None, for_a_person: false };
+            let job = Job::new(&entry, &app, slot, None, false);
             let mut stopped = Vec::new();
             for &wechat::ErrorCode { code, .. } in wechat::table() {
                 let (message, rid, refused_ip) = (String::new(), None, None);
