@@ -270,6 +270,10 @@ fn limits(typed: &Typed) -> Result<Limits, ConfigError> {
         request_timeout: time("limits.request_timeout", &raw.request_timeout)?,
         write_timeout: time("limits.write_timeout", &raw.write_timeout)?,
         connections: number("limits.connections", raw.connections, 1, 1 << 20)?,
+        drain: match span::parse(&raw.drain) {
+            Some(Duration::ZERO) => Duration::ZERO,
+            _ => time("limits.drain", &raw.drain)?,
+        },
         grace: time("limits.grace", &raw.grace)?,
         batch: number("limits.batch", raw.batch, 1, 1_000_000)?,
     })
