@@ -120,7 +120,7 @@ async fn work(app: &App, route: &Route, parameters: Parameters, request: Request
         Access::Public => None,
         Access::Needs(permission) => {
             Some(admit(app, permission, &parameters, &head.headers, None)?)
-        },
+        }
     };
     let query = Query::parse(head.uri.query(), route.operation.query())?;
     let body = read_body(app, route.operation, &head.headers, body).await?;

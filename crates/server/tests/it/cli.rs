@@ -268,12 +268,14 @@ async fn a_declared_list_is_applied_once() {
             "[[apps]]\nappid = \"wx1\"\nissuer = \"5555\"\nsecret_file = \"one.secret\"\n",
             "`issuer`",
         ),
-        (&format!("{one}{one}"), "declared twice"),
+        (&format!("{two}{one}{one}"), "apps[2] wx1: `appid` `wx1` is a name of apps[1] wx1 too"),
+        (&one.replace("\"one\"", "\"w 2\""), "apps[0] wx1: `alias` has 1 to 64"),
     ] {
         folder.write("apps.toml", text);
         let printed = folder.xinfu(&["app", "apply", "apps.toml"]).await.failed(2);
         assert!(printed.err.contains(words), "{}", printed.err);
         assert!(!printed.err.contains("5555"), "{}", printed.err);
+        assert_eq!(printed.out, "");
     }
     assert_eq!(folder.xinfu(&["app", "list", "--json"]).await.json().as_array().unwrap().len(), 1);
     folder.write("apps.toml", "apps = []\n");
@@ -320,6 +322,51 @@ async fn keys_do_what_they_are_made_for() {
     let all = folder.xinfu(&["key", "list", "--all"]).await.ok();
     assert!(all.out.contains("expired"), "{}", all.out);
     folder.xinfu(&["key", "revoke", "nobody"]).await.failed(1);
+}
+
+#[tokio::test]
+async fn of_several_keys_of_a_name_the_ids_are_told() {
+    let folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    let add = ["key", "add", "one", "--allow", "token", "--all-apps"];
+    let ended = folder.xinfu(&[&add[..], &["--expires-in", "1s"]].concat()).await.ok();
+    let made = [folder.xinfu(&add).await.ok(), folder.xinfu(&add).await.ok()];
+    let [ended, first, second] = [&ended, &made[0], &made[1]]
+        .map(|printed| printed.err.split('`').nth(1).unwrap().to_owned());
+    let is_over = || async {
+        let live = folder.xinfu(&["key", "list", "--json"]).await.ok().json();
+        (live.as_array().unwrap().len() == 2).then_some(())
+    };
+    eventually(PATIENCE, is_over).await.expect("one expires");
+    let printed = folder.xinfu(&["key", "revoke", "one"]).await.failed(2);
+    for id in [&first, &second] {
+        assert!(printed.err.contains(&format!("`{id}`")), "{}", printed.err);
+    }
+    assert!(!printed.err.contains(&ended), "{}", printed.err);
+    folder.xinfu(&["key", "revoke", &first]).await.ok();
+    folder.xinfu(&["key", "revoke", "one"]).await.ok();
+}
+
+#[tokio::test]
+async fn a_key_can_be_held_to_paths() {
+    let folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    let paths = ["--path", "/cgi-bin/user/info", "--path", "/cgi-bin/menu/*"];
+    let add = ["key", "add", "menus", "--allow", "proxy", "--all-apps"];
+    folder.xinfu(&[&add[..], &paths].concat()).await.ok();
+    let shown = folder.xinfu(&["key", "show", "menus", "--json"]).await.ok().json();
+    assert_eq!(shown[0]["paths"], json!(["/cgi-bin/user/info", "/cgi-bin/menu/*"]));
+    for list in [&["key", "list"][..], &["key", "show", "menus"]] {
+        let shown = folder.xinfu(list).await.ok();
+        assert!(shown.out.contains("/cgi-bin/user/info,/cgi-bin/menu/*"), "{}", shown.out);
+    }
+    let printed = folder.xinfu(&[&add[..], &["--path", "cgi-bin"]].concat()).await.failed(2);
+    assert!(printed.err.contains("`paths` hold `cgi-bin`; expected"), "{}", printed.err);
+    let everything = ["key", "add", "k", "--everything"];
+    folder.xinfu(&[&everything[..], &paths].concat()).await.failed(2);
+    let token = ["key", "add", "k", "--allow", "token", "--all-apps"];
+    let printed = folder.xinfu(&[&token[..], &paths].concat()).await.failed(2);
+    assert!(printed.err.contains("`proxy`"), "{}", printed.err);
 }
 
 #[tokio::test]
