@@ -209,6 +209,39 @@ async fn doctor_knows_who_answers_at_its_address() {
 }
 
 #[tokio::test]
+async fn doctor_compares_the_clock_with_wechats() {
+    let sim = SimProcess::start(&[]).await;
+    let mut folder = Folder::ready(&sim).await;
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    assert!(doctor.out.contains("UTC, as WeChat has it"), "{}", doctor.out);
+    sim.control("/sim/faults", &json!({"kind": "clock_skew", "seconds": -7200})).await;
+    let doctor = folder.xinfu(&["doctor"]).await.failed(1);
+    assert!(doctor.out.contains(" ahead of WeChat's"), "{}", doctor.out);
+    assert!(doctor.out.contains("NTP"), "{}", doctor.out);
+    folder.set("XINFU_UPSTREAM_BASE_URLS", "http://127.0.0.1:1");
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    let line = doctor.out.lines().find(|line| line.contains("clock: it is")).unwrap();
+    assert!(line.starts_with("note") && line.contains("could not be read"), "{line}");
+}
+
+#[tokio::test]
+async fn doctor_only_looks_for_the_store() {
+    let sim = SimProcess::start(&[]).await;
+    let mut folder = Folder::ready(&sim).await;
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    let line = doctor.out.lines().find(|line| line.contains("store: ")).unwrap();
+    assert!(line.starts_with("note") && line.contains("is not there yet"), "{line}");
+    assert!(!folder.path("xinfu.db").exists());
+    // A folder that is missing is never made: it is a typing error, most likely.
+    folder.set("XINFU_STORE", "sqlite:dir/typo.db");
+    let doctor = folder.xinfu(&["doctor"]).await.failed(1);
+    assert!(doctor.out.contains("there is no folder `dir`"), "{}", doctor.out);
+    let printed = folder.xinfu(&["app", "list"]).await.failed(1);
+    assert!(printed.err.contains("hint: `mkdir -p dir` makes it"), "{}", printed.err);
+    assert!(!folder.path("dir").exists());
+}
+
+#[tokio::test]
 async fn what_travels_in_the_clear_is_told() {
     let sim = SimProcess::start(&[]).await;
     let mut folder = Folder::ready(&sim).await;
@@ -539,6 +572,29 @@ async fn a_server_that_is_told_twice_waits_no_longer() {
         }
     }
     assert!(server.process.err().contains("second time"), "{}", server.process.err());
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_says_so_in_the_format_of_its_log() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    folder.set("XINFU_LISTEN_API", &taken.local_addr().unwrap().to_string());
+    let printed = folder.xinfu(&["serve"]).await.failed(1);
+    assert!(printed.err.starts_with("error: cannot listen on"), "{}", printed.err);
+
+    folder.set("XINFU_LOG_FORMAT", "json");
+    let printed = folder.xinfu(&["serve"]).await.failed(1);
+    let lines: Vec<serde_json::Value> =
+        printed.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [line] = &lines[..] else { panic!("{}", printed.err) };
+    assert_eq!(line["level"], "ERROR", "{line}");
+    assert!(line["message"].as_str().unwrap().starts_with("cannot listen on"), "{line}");
+    assert!(line["hint"].as_str().unwrap().contains("`listen.api`"), "{line}");
+    // Who switched the log off hears it all the same.
+    folder.set("XINFU_LOG", "off");
+    let printed = folder.xinfu(&["serve"]).await.failed(1);
+    assert!(printed.err.starts_with("error: cannot listen on"), "{}", printed.err);
 }
 
 #[tokio::test]

@@ -274,6 +274,13 @@ impl SimProcess {
             .sum()
     }
 
+    /// All calls so far, oldest first.
+    pub(crate) async fn log(&self) -> Vec<Value> {
+        let url = format!("{}/sim/calls", self.control);
+        let (_, calls) = http("GET", &url, None, None).await.unwrap();
+        calls["log"].as_array().unwrap().clone()
+    }
+
     /// Ends the token of an app before its time.
     pub(crate) async fn kill_token(&self, appid: &str, issuer: &str) {
         let path = format!("/sim/apps/{appid}/foreign-refresh");
