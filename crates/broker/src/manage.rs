@@ -7,7 +7,7 @@ use clock::Timestamp;
 use wechat::{AppId, AppSecret};
 
 use crate::{
-    Broker, ManageError,
+    AppEntry, Broker, ManageError,
     app::{App, AppKind, Issuer},
     audit::{Actor, AuditEntry},
     credential::{CredentialId, Trouble},
@@ -305,6 +305,14 @@ impl Broker {
             return Err(ManageError::NoSuchKey(id_or_name.to_owned()));
         }
         self.changed().await
+    }
+
+    /// Notes that a person was shown the token of an app.
+    pub async fn audit_token_read(&self, app: &AppEntry, actor: &Actor) -> Result<(), ManageError> {
+        let now = self.0.store.now().await?;
+        let id = app.app().id.clone();
+        let entry = entry(now, actor, "token.read", id.as_str(), "shown".to_owned());
+        Ok(self.0.store.add_audit(&entry).await?)
     }
 
     /// All client keys, revoked ones too.

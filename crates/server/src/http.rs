@@ -34,6 +34,8 @@ pub use problem::{ProblemType, problems_markdown};
 pub use service::{Payload, Service};
 pub use tls::{Tls, TlsError};
 
+pub(crate) use input::parse_openid;
+
 use request_id::RequestIds;
 
 /// What the calls of the API work with. Cloning gives another handle to the same.

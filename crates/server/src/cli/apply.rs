@@ -6,8 +6,8 @@ use broker::{Applied, ApplyError, NewApp, app::UnknownWord};
 use serde::Deserialize;
 use wechat::AppSecret;
 
-use super::{Console, Failure, open::Open};
-use crate::config::{Complaint, secret_file};
+use super::{Console, Failure, open::Open, secret::read_file};
+use crate::config::Complaint;
 
 /// The file.
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ pub(crate) async fn run(
     prune: bool,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let wanted = read(file)?;
+    let wanted = read(file, console)?;
     let count = wanted.len();
     let applied = match open.broker.apply_apps(wanted, prune, &open.actor).await {
         Ok(applied) => applied,
@@ -84,7 +84,7 @@ fn tell(applied: &Applied, console: &mut Console) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Vec<NewApp>, Failure> {
+fn read(file: &Path, console: &mut Console) -> Result<Vec<NewApp>, Failure> {
     let shown = file.display();
     let text = std::fs::read_to_string(file)
         .map_err(|err| Failure::usage(format!("cannot read `{shown}`: {err}")))?;
@@ -108,8 +108,8 @@ fn read(file: &Path) -> Result<Vec<NewApp>, Failure> {
             Failure::usage(format!("`{shown}`: apps[{place}] {}: {what}", app.appid))
                 .hint("nothing was changed")
         };
-        let secret = secret_file::read_secret(&folder.join(&app.secret_file))
-            .map_err(|err| problem(format!("`secret_file`: {err}")))?;
+        let secret = read_file(&folder.join(&app.secret_file), console)
+            .map_err(|err| problem(format!("`secret_file`: {}", err.message)))?;
         apps.push(NewApp {
             id: app.appid.parse().map_err(|err| problem(format!("`appid`: {err}")))?,
             kind: app.kind.parse().map_err(|err| problem(word("kind", &err)))?,

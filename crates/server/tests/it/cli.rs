@@ -1,5 +1,7 @@
 //! The command line, as real processes beside a real server and a real simulator.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::process::{FOLLOWED, Folder, PATIENCE, SimProcess, eventually};
@@ -412,6 +414,10 @@ async fn a_user_and_a_refresh() {
     let user = folder.xinfu(&["user", "get", "wx1", "oFollower"]).await.ok().json();
     assert_eq!((&user["subscribe"], &user["remark"]), (&json!(true), &json!("tea")));
     folder.xinfu(&["user", "get", "wx1", "oNobody"]).await.failed(1);
+    let calls = sim.count("/cgi-bin/user/info", "wx1", None).await;
+    let printed = folder.xinfu(&["user", "get", "wx1", "o&x=1"]).await.failed(2);
+    assert!(printed.err.contains("An openid has 1 to 64 characters"), "{}", printed.err);
+    assert_eq!(sim.count("/cgi-bin/user/info", "wx1", None).await, calls);
 
     let same = folder.xinfu(&["token", "refresh", "wx1"]).await.ok();
     assert!(
@@ -424,6 +430,11 @@ async fn a_user_and_a_refresh() {
     let asked = folder.xinfu(&["token", "refresh", "wx1", "--kill-leaked"]).await.failed(1);
     assert!(asked.err.contains("2 of WeChat's 20 forced refreshes"), "{}", asked.err);
     assert_eq!(sim.count("/cgi-bin/stable_token", "wx1", None).await, before);
+    for (kind, quota) in [("official", "2 of WeChat's 2000"), ("test", "2 of WeChat's 200 ")] {
+        folder.xinfu(&["app", "set", "wx1", "--kind", kind, "--issuer", "classic"]).await.ok();
+        let asked = folder.xinfu(&["token", "refresh", "wx1", "--kill-leaked"]).await.failed(1);
+        assert!(asked.err.contains(quota), "{}", asked.err);
+    }
 }
 
 #[tokio::test]
@@ -465,11 +476,13 @@ async fn who_did_what_is_printed() {
     assert!(printed.err.contains("the audit log is empty"), "{}", printed.err);
     folder.add_app("wx1", SECRET, &[]).await.ok();
     folder.xinfu(&["app", "set", "wx1", "--alias", "one"]).await.ok();
+    folder.xinfu(&["token", "get", "wx1"]).await.ok();
     folder.xinfu(&["token", "refresh", "wx1"]).await.ok();
     let printed = folder.xinfu(&["audit"]).await.ok();
     let lines: Vec<_> = printed.out.lines().collect();
-    assert_eq!(lines.len(), 4, "{}", printed.out);
-    for (line, action) in lines[1..].iter().zip(["token.refresh", "app.change", "app.add"]) {
+    assert_eq!(lines.len(), 5, "{}", printed.out);
+    let actions = ["token.refresh", "token.read", "app.change", "app.add"];
+    for (line, action) in lines[1..].iter().zip(actions) {
         assert!(line.contains(action) && line.contains("operator:"), "{line}");
         assert!(line.contains("wx1") && line.contains("UTC"), "{line}");
     }
@@ -600,15 +613,12 @@ async fn a_server_that_cannot_start_says_so_in_the_format_of_its_log() {
 #[tokio::test]
 async fn the_reference_is_printed() {
     let folder = Folder::new();
-    for (page, word) in [
-        ("errors", "40164"),
-        ("config", "XINFU_LISTEN_API"),
-        ("cli", "## `xinfu token refresh`"),
-        ("problems", "#"),
-        ("openapi", "\"openapi\""),
-    ] {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference");
+    for file in ["errors.md", "config.md", "cli.md", "problems.md", "openapi.json"] {
+        let (page, _) = file.split_once('.').unwrap();
         let printed = folder.xinfu(&["reference", page]).await.ok();
-        assert!(printed.out.contains(word) && printed.out.ends_with('\n'), "{page}");
+        let checked_in = std::fs::read_to_string(docs.join(file)).unwrap();
+        assert!(printed.out == checked_in, "`cargo xtask codegen` writes {file} anew");
     }
     let printed = folder.xinfu(&["openapi"]).await.ok();
     serde_json::from_str::<serde_json::Value>(&printed.out).unwrap();
