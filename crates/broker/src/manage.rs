@@ -61,7 +61,8 @@ pub struct Applied {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{error}", .at.as_deref().unwrap_or_default())]
 pub struct ApplyError {
-    /// Which app of the list it is about: its place from 0 on and its appid, as in `apps[2] wx3: `.
+    /// Which app it is about: by its place in the list from 0 on and its appid, as in
+    /// `apps[2] wx3: `, or one that is not in the list.
     pub at: Option<String>,
     /// What is wrong.
     pub error: ManageError,
@@ -168,8 +169,10 @@ impl Broker {
             self.follow().await.map_err(|err| (None, err.into()))?;
             let before: Vec<App> = self.apps().iter().map(|it| App::clone(&it.app())).collect();
             check_list(&wanted, &before, prune)?;
-            let room = self.make_room(&wanted, &before, prune, actor, &mut done);
-            room.await.map_err(|err| (None, err))?;
+            for known in &before {
+                let room = self.make_room(known, &wanted, prune, actor, &mut done);
+                room.await.map_err(|err| (Some(format!("app {}: ", known.id)), err))?;
+            }
             for (place, new) in wanted.into_iter().enumerate() {
                 let at = place_of(place, &new);
                 self.apply_app(new, actor, &mut done).await.map_err(|err| (Some(at), err))?;
@@ -182,30 +185,28 @@ impl Broker {
         }
     }
 
-    /// Removes what is not wanted, and takes away the aliases that the list gives to other apps: they
-    /// can then move in any order, and be swapped.
+    /// Removes an app that is not wanted, and takes away an alias that the list gives to another app:
+    /// aliases can then move in any order, and be swapped.
     async fn make_room(
         &self,
+        known: &App,
         wanted: &[NewApp],
-        before: &[App],
         prune: bool,
         actor: &Actor,
         done: &mut Applied,
     ) -> Result<(), ManageError> {
-        for known in before {
-            let id = known.id.as_str();
-            match wanted.iter().find(|new| new.id == known.id) {
-                None if prune => {
-                    self.remove_app(id, actor).await?;
-                    done.removed.push(id.to_owned());
-                }
-                Some(new) if new.alias != known.alias && moves(known, wanted) => {
-                    let change = AppChange { alias: Some(None), ..AppChange::default() };
-                    self.change_app(id, change, actor).await?;
-                    done.changed.push(id.to_owned());
-                }
-                _ => {}
+        let id = known.id.as_str();
+        match wanted.iter().find(|new| new.id == known.id) {
+            None if prune => {
+                self.remove_app(id, actor).await?;
+                done.removed.push(id.to_owned());
             }
+            Some(new) if new.alias != known.alias && moves(known, wanted) => {
+                let change = AppChange { alias: Some(None), ..AppChange::default() };
+                self.change_app(id, change, actor).await?;
+                done.changed.push(id.to_owned());
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -149,7 +149,7 @@ impl Walk<'_> {
             "Six hours pass",
             "Every five minutes the token of both apps is read from xinfu and tried at WeChat.",
         )?;
-        /// A token lives for two hours and is replaced five minutes before its end.
+        /// A token is replaced 115 minutes after it was fetched, at the earliest.
         const MOST: u64 = 4;
         let (mut reads, mut dead) = (0, 0);
         let before = self.fetches();

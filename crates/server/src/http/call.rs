@@ -123,9 +123,16 @@ async fn work(app: &App, route: &Route, parameters: Parameters, request: Request
         }
     };
     let query = Query::parse(head.uri.query(), route.operation.query())?;
-    let body = read_body(app, route.operation, &head.headers, body).await?;
-    let allowed = app.limits.request_timeout + route.operation.extra_time();
-    let operation = operate(app, route.operation, caller.as_ref(), (&parameters, &query, &body));
+    let operation = async {
+        let body = read_body(app, route.operation, &head.headers, body).await?;
+        let allowed = app.limits.request_timeout + route.operation.extra_time();
+        let input = (&parameters, &query, &body);
+        let operation = operate(app, route.operation, caller.as_ref(), input);
+        timeout(allowed, operation).await.unwrap_or_else(|_| {
+            let detail = "The server gave up on this request; it took too long.";
+            Err(Problem::new(ProblemType::Deadline, detail))
+        })
+    };
     let still_admitted = || match (route.access, &caller) {
         (Access::Needs(permission), Some(caller)) => {
             admit(app, permission, &parameters, &head.headers, Some(caller)).map(|_| ())
@@ -134,10 +141,7 @@ async fn work(app: &App, route: &Route, parameters: Parameters, request: Request
     };
     let answer = tokio::select! {
         biased;
-        ended = timeout(allowed, operation) => ended.unwrap_or_else(|_| {
-            let detail = "The server gave up on this request; it took too long.";
-            Err(Problem::new(ProblemType::Deadline, detail))
-        }),
+        answer = operation => answer,
         problem = refused(&still_admitted) => return Err(problem),
     };
     // A key that was revoked while its request waited must not be answered.
