@@ -99,6 +99,13 @@ impl Rights {
     }
 }
 
+impl KeyRow {
+    /// Whether the key works at `now`: neither revoked nor expired.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| end > now)
+    }
+}
+
 /// A freshly made key: the only time that its value is known.
 pub struct NewKey {
     /// Its id.

@@ -1,15 +1,17 @@
 //! Changing apps and client keys. Each change and its audit entry are one transaction; running
 //! servers follow by themselves.
 
+use std::collections::HashMap;
+
 use clock::Timestamp;
 use wechat::{AppId, AppSecret};
 
 use crate::{
-    Broker, ManageError,
+    AppEntry, Broker, ManageError,
     app::{App, AppKind, Issuer},
     audit::{Actor, AuditEntry},
     credential::{CredentialId, Trouble},
-    key::{Apps, NewKey, Rights, key_hash},
+    key::{Apps, NewKey, Permission, Rights, key_hash},
     ledger::LedgerRow,
     store::{AppRow, KeyRow, Place, StoreResult},
 };
@@ -53,6 +55,19 @@ pub struct Applied {
     pub unchanged: Vec<String>,
     /// Removed, for not being in the list.
     pub removed: Vec<String>,
+}
+
+/// Why a list of apps was not applied, or not to its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{error}", .at.as_deref().unwrap_or_default())]
+pub struct ApplyError {
+    /// Which app it is about: by its place in the list from 0 on and its appid, as in
+    /// `apps[2] wx3: `, or one that is not in the list.
+    pub at: Option<String>,
+    /// What is wrong.
+    pub error: ManageError,
+    /// What had been done by then; nothing, when the list itself is wrong.
+    pub done: Applied,
 }
 
 impl Broker {
@@ -142,47 +157,86 @@ impl Broker {
     }
 
     /// Makes the registered apps those of a list. Doing it twice changes nothing. Apps that the
-    /// list does not name stay, unless `prune`.
+    /// list does not name stay, unless `prune`. The whole list is checked before anything is changed.
     pub async fn apply_apps(
         &self,
         wanted: Vec<NewApp>,
         prune: bool,
         actor: &Actor,
-    ) -> Result<Applied, ManageError> {
-        self.follow().await?;
-        for new in &wanted {
-            check_alias(new)?;
-            check_secret(&new.secret)?;
-        }
-        let mut applied = Applied::default();
-        let before = self.apps();
-        // Removals first: they may free an alias that the list gives to another app.
-        for known in before.iter().filter(|_| prune) {
-            let id = known.app().id.clone();
-            if !wanted.iter().any(|new| new.id == id) {
-                self.remove_app(id.as_str(), actor).await?;
-                applied.removed.push(id.as_str().to_owned());
+    ) -> Result<Applied, ApplyError> {
+        let mut done = Applied::default();
+        let steps = async {
+            self.follow().await.map_err(|err| (None, err.into()))?;
+            let before: Vec<App> = self.apps().iter().map(|it| App::clone(&it.app())).collect();
+            check_list(&wanted, &before, prune)?;
+            for known in &before {
+                let room = self.make_room(known, &wanted, prune, actor, &mut done);
+                room.await.map_err(|err| (Some(format!("app {}: ", known.id)), err))?;
             }
+            for (place, new) in wanted.into_iter().enumerate() {
+                let at = place_of(place, &new);
+                self.apply_app(new, actor, &mut done).await.map_err(|err| (Some(at), err))?;
+            }
+            Ok(())
+        };
+        match steps.await {
+            Ok(()) => Ok(done),
+            Err((at, error)) => Err(ApplyError { at, error, done }),
         }
-        for new in wanted {
-            let id = new.id.as_str().to_owned();
-            let known = before.iter().find(|known| known.app().id == new.id);
-            let known = known.map(|known| App::clone(&known.app()));
-            match known {
-                None => {
-                    self.add_app(new, actor).await?;
-                    applied.added.push(id);
-                }
-                Some(app) => match difference(&app, new) {
-                    None => applied.unchanged.push(id),
-                    Some(change) => {
-                        self.change_app(&id, change, actor).await?;
-                        applied.changed.push(id);
+    }
+
+    /// Removes an app that is not wanted, and takes away an alias that the list gives to another app:
+    /// aliases can then move in any order, and be swapped.
+    async fn make_room(
+        &self,
+        known: &App,
+        wanted: &[NewApp],
+        prune: bool,
+        actor: &Actor,
+        done: &mut Applied,
+    ) -> Result<(), ManageError> {
+        let id = known.id.as_str();
+        match wanted.iter().find(|new| new.id == known.id) {
+            None if prune => {
+                self.remove_app(id, actor).await?;
+                done.removed.push(id.to_owned());
+            }
+            Some(new) if new.alias != known.alias && moves(known, wanted) => {
+                let change = AppChange { alias: Some(None), ..AppChange::default() };
+                self.change_app(id, change, actor).await?;
+                done.changed.push(id.to_owned());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn apply_app(
+        &self,
+        new: NewApp,
+        actor: &Actor,
+        done: &mut Applied,
+    ) -> Result<(), ManageError> {
+        let id = new.id.as_str().to_owned();
+        let known = self.app(&id).map(|known| App::clone(&known.app()));
+        let touched = done.changed.contains(&id);
+        match known.filter(|known| known.id == new.id) {
+            None => {
+                self.add_app(new, actor).await?;
+                done.added.push(id);
+            }
+            Some(known) => match difference(&known, new) {
+                None if touched => {}
+                None => done.unchanged.push(id),
+                Some(change) => {
+                    self.change_app(&id, change, actor).await?;
+                    if !touched {
+                        done.changed.push(id);
                     }
-                },
-            }
+                }
+            },
         }
-        Ok(applied)
+        Ok(())
     }
 
     /// Makes a client key. Its value is in the answer and nowhere else.
@@ -200,6 +254,7 @@ impl Broker {
         if rights.permissions.is_empty() {
             return Err(invalid("permissions", "must name at least one permission"));
         }
+        check_paths(&rights)?;
         if let Apps::Only(names) = &rights.apps {
             if names.is_empty() {
                 return Err(invalid("apps", "must name at least one app"));
@@ -234,10 +289,11 @@ impl Broker {
     /// Revokes a client key by id, or by name when only one live key has it.
     pub async fn revoke_key(&self, id_or_name: &str, actor: &Actor) -> Result<(), ManageError> {
         let rows = self.keys().await?;
-        let live = |row: &&KeyRow| row.revoked_at.is_none();
+        let now = self.0.store.now().await?;
         let by_name: Vec<_> =
-            rows.iter().filter(live).filter(|row| row.name == id_or_name).collect();
-        let row = match (rows.iter().filter(live).find(|row| row.id == id_or_name), &by_name[..]) {
+            rows.iter().filter(|row| row.name == id_or_name && row.is_live(now)).collect();
+        let by_id = rows.iter().find(|row| row.id == id_or_name && row.revoked_at.is_none());
+        let row = match (by_id, &by_name[..]) {
             (Some(row), _) => row,
             (None, [row]) => row,
             (None, []) => return Err(ManageError::NoSuchKey(id_or_name.to_owned())),
@@ -245,12 +301,19 @@ impl Broker {
                 return Err(invalid("key", "is the name of several keys; give the id instead"));
             }
         };
-        let now = self.0.store.now().await?;
         let audit = entry(now, actor, "key.revoke", &row.id, row.name.clone());
         if !self.0.store.revoke_key(&row.id, &audit).await? {
             return Err(ManageError::NoSuchKey(id_or_name.to_owned()));
         }
         self.changed().await
+    }
+
+    /// Notes that a person was shown the token of an app.
+    pub async fn audit_token_read(&self, app: &AppEntry, actor: &Actor) -> Result<(), ManageError> {
+        let now = self.0.store.now().await?;
+        let id = app.app().id.clone();
+        let entry = entry(now, actor, "token.read", id.as_str(), "shown".to_owned());
+        Ok(self.0.store.add_audit(&entry).await?)
     }
 
     /// All client keys, revoked ones too.
@@ -351,6 +414,74 @@ fn check_secret(secret: &AppSecret) -> Result<(), ManageError> {
     let plain = text.bytes().all(|b| b.is_ascii_graphic());
     if text.is_empty() || text.len() > 128 || !plain {
         return Err(invalid("secret", "has 1 to 128 printable ASCII characters, without blanks"));
+    }
+    Ok(())
+}
+
+/// How an app of a list is named in an error.
+fn place_of(place: usize, new: &NewApp) -> String {
+    format!("apps[{place}] {}: ", new.id)
+}
+
+/// Whether the alias of an app is to be the name of another one.
+fn moves(known: &App, wanted: &[NewApp]) -> bool {
+    let Some(alias) = known.alias.as_deref() else { return false };
+    wanted.iter().any(|new| {
+        new.id != known.id && (new.alias.as_deref() == Some(alias) || new.id.as_str() == alias)
+    })
+}
+
+/// Checks each app of a list, and that no name is given twice: neither within the list, nor to an
+/// app that stays beside it.
+fn check_list(
+    wanted: &[NewApp],
+    before: &[App],
+    prune: bool,
+) -> Result<(), (Option<String>, ManageError)> {
+    let mut names = HashMap::new();
+    let is_wanted = |known: &&App| wanted.iter().any(|new| new.id == known.id);
+    for known in before.iter().filter(|known| !prune && !is_wanted(known)) {
+        let holder = format!("app `{}`, which stays", known.id);
+        for name in [Some(known.id.as_str()), known.alias.as_deref()].into_iter().flatten() {
+            names.insert(name, holder.clone());
+        }
+    }
+    for (place, new) in wanted.iter().enumerate() {
+        let wrong = |err| (Some(place_of(place, new)), err);
+        check_alias(new).and_then(|()| check_secret(&new.secret)).map_err(wrong)?;
+        let own = [("appid", Some(new.id.as_str())), ("alias", new.alias.as_deref())];
+        for (field, name) in own {
+            let Some(name) = name else { continue };
+            let holder = format!("apps[{place}] {}", new.id);
+            if let Some(other) = names.insert(name, holder) {
+                return Err(wrong(invalid(field, &format!("`{name}` is a name of {other} too"))));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The paths of a key begin with `/`; a `*` stands for everything below, so it is the last segment.
+/// A path that is not in its one canonical form would never fit a call.
+fn check_paths(rights: &Rights) -> Result<(), ManageError> {
+    if !rights.paths.is_empty() && !rights.permissions.contains(&Permission::Proxy) {
+        return Err(invalid("paths", "are for proxied calls, which need the permission `proxy`"));
+    }
+    for path in &rights.paths {
+        let plain = |segment: &str| {
+            !matches!(segment, "" | "." | "..")
+                && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+        };
+        let below = path.strip_suffix("/*").unwrap_or(path);
+        let fits =
+            path == "/*" || below.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
+        if !fits {
+            let problem = format!(
+                "hold `{path}`; expected are paths such as `/cgi-bin/user/info`, or `/cgi-bin/user/*` \
+                 for all below"
+            );
+            return Err(invalid("paths", &problem));
+        }
     }
     Ok(())
 }

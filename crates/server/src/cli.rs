@@ -126,7 +126,7 @@ async fn dispatch(
         #[cfg(feature = "sim")]
         Command::Sim(arguments) => sim::run(arguments, environment, console).await?,
         Command::Serve => serve::run(&place, console).await?,
-        Command::Init(arguments) => init::run(&arguments, console)?,
+        Command::Init(arguments) => init::run(&arguments, &place, console)?,
         Command::App(command) => app::run(command, &place, console).await?,
         Command::Key(command) => key::run(command, &place, console).await?,
         Command::Token(command) => return token::run(command, &place, console).await,

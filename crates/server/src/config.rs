@@ -13,10 +13,7 @@ pub mod secret_file;
 pub mod settings;
 pub mod span;
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-};
+use std::{fmt, io, path::Path};
 
 pub use env::Environment;
 pub use settings::{Listener, LogFormat, MasterKeyFile, Settings, StorePlace, TlsFiles};
@@ -71,11 +68,11 @@ pub struct Loaded {
 /// Without a file the environment alone can be enough; paths are then relative to the current
 /// folder, and otherwise to the folder of the file.
 pub fn load(named: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
-    let named = named.map(Path::to_owned).or_else(|| environment.config_file());
-    let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+    let path = environment.config_path(named);
+    let is_named = named.is_some() || environment.config_file().is_some();
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
-        Err(err) if err.kind() == io::ErrorKind::NotFound && named.is_none() => None,
+        Err(err) if err.kind() == io::ErrorKind::NotFound && !is_named => None,
         Err(err) => {
             let problem = ConfigError::new(format!("cannot read `{}`: {err}", path.display()));
             return Err(if err.kind() == io::ErrorKind::NotFound {

@@ -34,6 +34,8 @@ pub use problem::{ProblemType, problems_markdown};
 pub use service::{Payload, Service};
 pub use tls::{Tls, TlsError};
 
+pub(crate) use input::parse_openid;
+
 use request_id::RequestIds;
 
 /// What the calls of the API work with. Cloning gives another handle to the same.
@@ -88,7 +90,9 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// The most connections of one listener; more wait to be accepted.
     pub connections: usize,
-    /// How long requests in flight may go on after a shutdown began.
+    /// How long connections are still accepted after a shutdown began.
+    pub drain: Duration,
+    /// How long requests in flight may go on after that.
     pub grace: Duration,
     /// The most openids of one batch.
     pub batch: usize,
@@ -104,6 +108,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             connections: 10_000,
+            drain: Duration::ZERO,
             grace: Duration::from_secs(30),
             batch: 10_000,
         }

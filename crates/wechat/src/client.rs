@@ -3,7 +3,10 @@
 use std::{error::Error as _, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Extensions, Method, Request, Uri, header::CONTENT_TYPE};
+use http::{
+    Extensions, Method, Request, Uri,
+    header::{CONTENT_TYPE, DATE},
+};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::rt::{Read, Write};
 use hyper_util::{
@@ -207,6 +210,13 @@ impl Client {
         self.send(call, answer::done).await
     }
 
+    /// What WeChat's clock says, as the header `Date` has it: of the answer to a call without a
+    /// token, which costs nothing. `None`: the answer does not say.
+    pub async fn server_date(&self) -> Result<Option<String>, Error> {
+        let call = Call::get("/cgi-bin/get_api_domain_ip", &[], "");
+        self.exchange(&call, |answer| Ok(answer.date.clone())).await
+    }
+
     fn build(config: Config, connector: Connector) -> Result<Self, ConfigError> {
         let call_timeout = config.call_timeout;
         let hosts = config.into_hosts()?;
@@ -217,11 +227,20 @@ impl Client {
         Ok(Self(Arc::new(Inner { hosts, kept, fresh, call_timeout })))
     }
 
-    /// Sends a call to the hosts in their order until one has answered.
+    /// Sends a call, and picks what its answer says.
     async fn send<T>(
         &self,
         call: Call<'_>,
         pick: fn(&mut Fields) -> Result<T, Flaw>,
+    ) -> Result<T, Error> {
+        self.exchange(&call, |answer| read(answer, &call, pick)).await
+    }
+
+    /// Sends a call to the hosts in their order until one has answered.
+    async fn exchange<T>(
+        &self,
+        call: &Call<'_>,
+        read: impl Fn(&Answer) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let deadline = Instant::now() + self.0.call_timeout;
         let mut hosts = self.0.hosts.as_slice();
@@ -238,8 +257,8 @@ impl Client {
             let shares = if call.repeatable { hosts.len() } else { 1 };
             let share = left / u32::try_from(shares).unwrap_or(u32::MAX);
 
-            let failure = match self.attempt(&call, host, share).await {
-                Ok(answer) => match read(&answer, &call, pick) {
+            let failure = match self.attempt(call, host, share).await {
+                Ok(answer) => match read(&answer) {
                     Err(Error::Protocol(ProtocolError { status: status @ 500.., .. }))
                         if call.repeatable && !others.is_empty() =>
                     {
@@ -279,10 +298,14 @@ impl Client {
         let exchange = async {
             let response = http.request(request).await.map_err(|error| Failure::of(&error))?;
             let status = response.status().as_u16();
+            let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+            let date = date.map(str::to_owned);
             let used_before = response.extensions().get::<Served>().is_some_and(Served::note);
             match Limited::new(response.into_body(), LONGEST_BODY).collect().await {
-                Ok(body) => Ok(Answer { status, body: Some(body.to_bytes()) }),
-                Err(error) if error.is::<LengthLimitError>() => Ok(Answer { status, body: None }),
+                Ok(body) => Ok(Answer { status, date, body: Some(body.to_bytes()) }),
+                Err(error) if error.is::<LengthLimitError>() => {
+                    Ok(Answer { status, date, body: None })
+                }
                 Err(error) => {
                     let reason = format!("the answer broke off: {}", reason(&*error));
                     Err(Failure { sent: true, stale: used_before, reason })
@@ -353,9 +376,10 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The status and, unless it is too long, the body.
+/// The status, the date and, unless it is too long, the body.
 struct Answer {
     status: u16,
+    date: Option<String>,
     body: Option<Bytes>,
 }
 

@@ -16,18 +16,24 @@ const UNFINISHED: [(&str, &str); 4] = [
     ("dbg!", "left over from looking for something"),
 ];
 
-/// What says nothing to a reader of this repository: folders of one machine, hosts of registries,
-/// neighbours of one work tree. Written in halves, so that this file passes.
-const FOREIGN: [&str; 9] = [
-    concat!("/wo", "rk/"),
-    concat!("/tmp/", "bash_jobs"),
-    concat!("/ro", "ot/"),
-    concat!("../sh", "ared"),
-    concat!("crates", ".io"),
-    concat!("pypi", ".org"),
-    concat!("npmjs", ".org"),
-    concat!("npmjs", ".com"),
-    concat!("debian", ".org"),
+/// Folders at the root of a file system that say where somebody works, and nothing to a reader of
+/// this repository. (`/var`, `/etc`, `/proc` are the same on every machine.)
+const PLACES: [&str; 8] = ["home", "root", "tmp", "work", "mnt", "media", "Users", "private"];
+
+/// Where a text may point to: WeChat, and names that lead nowhere. Whatever else there is to get, a
+/// reader's own tools know where.
+const HOSTS: [&str; 11] = [
+    "weixin.qq.com",
+    "qlogo.cn",
+    "mmbizurl.cn",
+    "t.cn",
+    "example.com",
+    "example",
+    "test",
+    "internal",
+    "localhost",
+    "elsewhere",
+    "a.cn",
 ];
 
 /// Applies all rules of this file.
@@ -62,33 +68,70 @@ fn is_foreign_text(path: &str) -> bool {
 
 fn words(file: &TextFile) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let depth = file.path.matches('/').count();
     for (number, line) in numbered(&file.text) {
-        for word in FOREIGN {
-            if line.match_indices(word).any(|(at, _)| stands_alone(line, at)) {
-                findings.push(Finding::new(
-                    &file.path,
-                    number,
-                    format!("`{word}` means nothing here"),
-                ));
-            }
+        let mut find = |message: String| findings.push(Finding::new(&file.path, number, message));
+        if let Some(place) = place_of_a_machine(line) {
+            find(format!("`/{place}/` is a place on one machine"));
+        }
+        if leads_outside(line, depth) {
+            find("this path leads out of the repository".to_owned());
+        }
+        if let Some(host) = hosts(line).find(|host| !is_known(host)) {
+            find(format!("`{host}` is not a host to point to"));
         }
         let low = line.to_lowercase();
         let numbered_issue = low.match_indices("issue #").any(|(at, found)| {
             low[at + found.len()..].starts_with(|next: char| next.is_ascii_digit())
         });
         if numbered_issue {
-            findings.push(Finding::new(&file.path, number, "say it here instead of by a number"));
+            find("say it here instead of by a number".to_owned());
         }
     }
     findings
 }
 
-/// Whether what starts at `at` is not the tail of a longer name or path.
-fn stands_alone(line: &str, at: usize) -> bool {
-    let before = line[..at].chars().next_back();
-    !before.is_some_and(|before| before.is_alphanumeric() || "_-./".contains(before))
-        || line[at..].starts_with(|first: char| first.is_alphanumeric())
-            && before.is_some_and(|before| "./".contains(before))
+/// The first segment of an absolute path that exists on one machine only.
+fn place_of_a_machine(line: &str) -> Option<&'static str> {
+    PLACES.into_iter().find(|place| {
+        line.match_indices(place).any(|(at, _)| {
+            let before = line[..at].strip_suffix('/').map(|before| before.chars().next_back());
+            let is_absolute =
+                before.is_some_and(|before| before.is_none_or(|char| !is_part_of_a_path(char)));
+            is_absolute && line[at + place.len()..].starts_with('/')
+        })
+    })
+}
+
+/// Whether a relative path goes up further than to the root, from a file in a folder so deep.
+fn leads_outside(line: &str, depth: usize) -> bool {
+    line.match_indices("../").any(|(at, _)| {
+        let starts = !line[..at].chars().next_back().is_some_and(is_part_of_a_path);
+        let ups = line[at..].split("../").take_while(|part| part.is_empty()).count();
+        starts && ups > depth
+    })
+}
+
+fn is_part_of_a_path(char: char) -> bool {
+    char.is_alphanumeric() || "_-./".contains(char)
+}
+
+/// The hosts of the web addresses in a line that have a name with a dot in it.
+fn hosts(line: &str) -> impl Iterator<Item = &str> {
+    line.match_indices("://").filter_map(|(at, sign)| {
+        let is_web = line[..at].ends_with("http") || line[..at].ends_with("https");
+        let rest = &line[at + sign.len()..];
+        let end = rest.find(|char: char| !(char.is_ascii_alphanumeric() || ".-".contains(char)));
+        let host = rest[..end.unwrap_or(rest.len())].trim_end_matches('.');
+        let is_name = host.contains('.') && host.contains(|char: char| char.is_ascii_alphabetic());
+        (is_web && is_name).then_some(host)
+    })
+}
+
+fn is_known(host: &str) -> bool {
+    HOSTS.iter().any(|known| {
+        host.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
 }
 
 fn size(file: &TextFile, code: &str) -> Option<Finding> {
@@ -315,14 +358,25 @@ mod tests {
     }
 
     #[test]
-    fn words_of_one_machine_are_found() {
-        let [work, shared, host] = [FOREIGN[0], FOREIGN[3], FOREIGN[4]];
-        let text = format!(
-            "see {work}x\ncrates/wechat/src{work}api.rs\n`{shared}`\nissue #x\nan Issue #{}\n\
-             https://index.{host}/\n",
-            12
-        );
-        assert_eq!(lines_of(&words(&rust(&text))), [1, 3, 5, 6]);
+    fn places_of_one_machine_are_found() {
+        let text = PLACES.map(|place| format!("see `/{place}/x`\n")).concat();
+        assert_eq!(words(&rust(&text)).len(), PLACES.len());
+        let fine = "crates/home/x\n/etc/passwd\na/tmp/b\n./work/x\n/workshop/x\n/tmpfile\n";
+        assert_eq!(words(&rust(fine)), []);
+        let up = |ups: usize| words(&rust(&format!("see {}x", "../".repeat(ups)))).len();
+        assert_eq!([1, 3, 4, 6].map(up), [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn only_known_hosts_are_pointed_to() {
+        let url = |host: &str| words(&rust(&format!("at {}://{host}/x", "https")));
+        for fine in ["api.weixin.qq.com", "www.example.com", "b.test", "127.0.0.1:7080", "{host}"] {
+            assert_eq!(url(fine), [], "{fine}");
+        }
+        for foreign in ["index.registry.net", "notexample.com", "qq.com", "mirror.somewhere.org"] {
+            assert_eq!(url(foreign).len(), 1, "{foreign}");
+        }
+        assert_eq!(lines_of(&words(&rust(&format!("an Issue #{}\nissue #x", 12)))), [1]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Apps, keys, sealing: what an operator does.
 
+use std::sync::Arc;
+
 use broker::{
-    AppChange, Broker, ManageError, NewApp, OpenError, Parts,
+    AppChange, Applied, Broker, ManageError, NewApp, OpenError, Parts,
     app::Issuer,
     audit::Actor,
     key::{Apps, Permission, Rights},
@@ -10,7 +12,7 @@ use broker::{
 use tokio_util::task::TaskTracker;
 use wechat::AppSecret;
 
-use crate::harness::{APP, Backend, World, new_app, read, secs};
+use crate::harness::{APP, Backend, World, new_app, open_sqlite, read, secs};
 
 fn operator() -> Actor {
     Actor::Operator("wang".to_owned())
@@ -83,6 +85,83 @@ async fn applying_a_list_twice_changes_nothing_the_second_time() {
     assert!(again.added.is_empty() && again.changed.is_empty() && again.removed.is_empty());
 }
 
+fn named(id: &str, alias: Option<&str>) -> NewApp {
+    NewApp { alias: alias.map(str::to_owned), ..new_app(id, Issuer::Stable) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn aliases_move_and_swap_in_any_order() {
+    let world = World::new(Backend::Sqlite).await;
+    let broker = world.idle().await;
+    let apply = async |list: &[(&str, Option<&str>)]| {
+        let list = list.iter().map(|(id, alias)| named(id, *alias)).collect();
+        broker.apply_apps(list, false, &operator()).await.unwrap()
+    };
+    let id = |name: &str| broker.app(name).map(|entry| entry.app().id.as_str().to_owned());
+    apply(&[("wx1", Some("a")), ("wx2", Some("b")), ("wx3", Some("c"))]).await;
+    // A ring; then one alias goes to a new app, and another becomes an appid.
+    let done = apply(&[("wx1", Some("b")), ("wx2", Some("c")), ("wx3", Some("a"))]).await;
+    assert_eq!(done.changed.len(), 3);
+    assert_eq!(["a", "b", "c"].map(|name| id(name).unwrap()), ["wx3", "wx1", "wx2"]);
+    let done = apply(&[("wx4", Some("b")), ("a", None), ("wx1", None), ("wx3", Some("d"))]).await;
+    assert_eq!(done.added, ["wx4", "a"]);
+    assert_eq!(done.changed, ["wx1", "wx3"]);
+    assert_eq!(["a", "b", "c", "d"].map(|name| id(name).unwrap()), ["a", "wx4", "wx2", "wx3"]);
+    let again = apply(&[("wx4", Some("b")), ("a", None), ("wx1", None), ("wx3", Some("d"))]).await;
+    assert_eq!(again.unchanged.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_wrong_anywhere_changes_nothing() {
+    let world = World::new(Backend::Memory).await;
+    let broker = world.idle().await;
+    broker.add_app(named("wxold", Some("old")), &operator()).await.unwrap();
+    broker.add_app(named("wx1", Some("one")), &operator()).await.unwrap();
+    let blank = NewApp { secret: AppSecret::new("a b"), ..named("wx3", None) };
+    let good = || named("wx2", Some("two"));
+    for (last, prune, words) in [
+        (named("wx3", Some("a b")), true, "apps[1] wx3: `alias` has 1 to 64"),
+        (blank, true, "apps[1] wx3: `secret` has"),
+        (named("wx2", None), true, "apps[1] wx2: `appid` `wx2` is a name of apps[0] wx2 too"),
+        (named("wx3", Some("two")), true, "apps[1] wx3: `alias` `two` is a name of apps[0] wx2"),
+        (named("wx3", Some("wx2")), true, "apps[1] wx3: `alias` `wx2` is a name of apps[0] wx2"),
+        (named("two", None), true, "apps[1] two: `appid` `two` is a name of apps[0] wx2"),
+        (named("wx3", Some("old")), false, "`old` is a name of app `wxold`, which stays"),
+        (named("wx3", Some("wxold")), false, "`wxold` is a name of app `wxold`, which stays"),
+        (named("old", None), false, "apps[1] old: `appid` `old` is a name of app `wxold`"),
+    ] {
+        let refused = broker.apply_apps(vec![good(), last], prune, &operator()).await.unwrap_err();
+        assert!(refused.to_string().contains(words), "{refused}");
+        assert!(matches!(refused.error, ManageError::Invalid { .. }), "{refused:?}");
+        assert_eq!(refused.done, Applied::default());
+        assert_eq!(broker.audit(10).await.unwrap().len(), 2, "{words}");
+    }
+    // What is pruned leaves its names.
+    let list = vec![named("old", Some("wxold"))];
+    let done = broker.apply_apps(list, true, &operator()).await.unwrap();
+    assert_eq!((done.added.len(), done.removed.len()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_applied_before_the_store_failed_is_told() {
+    let world = World::new(Backend::Memory).await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let store = Arc::new(open_sqlite(dir.path(), &world.clock).await);
+    let broker = world.broker_on(Arc::clone(&store) as _, store, TaskTracker::new()).await;
+    broker.add_app(named("wx1", None), &operator()).await.unwrap();
+    let refuses = "CREATE TRIGGER refuses BEFORE INSERT ON apps WHEN NEW.app = 'wx3'
+                   BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    let file = rusqlite::Connection::open(dir.path().join("xinfu.db")).unwrap();
+    file.execute_batch(refuses).unwrap();
+
+    let list = vec![named("wx1", Some("one")), named("wx2", None), named("wx3", None)];
+    let failed = broker.apply_apps(list, true, &operator()).await.unwrap_err();
+    assert!(failed.to_string().starts_with("apps[2] wx3: "), "{failed}");
+    assert!(matches!(failed.error, ManageError::Store(_)), "{failed:?}");
+    assert_eq!(failed.done.changed, ["wx1"]);
+    assert_eq!(failed.done.added, ["wx2"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn keys_reach_what_they_were_given_and_die_when_revoked_or_expired() {
     let world = World::new(Backend::Sqlite).await;
@@ -110,12 +189,57 @@ async fn keys_reach_what_they_were_given_and_die_when_revoked_or_expired() {
     assert!(broker.authenticate(new.expose()).is_none(), "expired");
 
     let second = broker.add_key("orders", Rights::all(), None, &operator()).await.unwrap();
+    let third = broker.add_key("orders", Rights::all(), None, &operator()).await.unwrap();
     let by_name = broker.revoke_key("orders", &operator()).await;
     assert!(matches!(by_name, Err(ManageError::Invalid { field: "key", .. })), "two have the name");
-    broker.revoke_key(&second.id, &operator()).await.unwrap();
+    broker.revoke_key(&third.id, &operator()).await.unwrap();
+    assert!(broker.authenticate(second.expose()).is_some());
+    // Neither the revoked one nor the expired one is in the way any more.
+    broker.revoke_key("orders", &operator()).await.unwrap();
     assert!(broker.authenticate(second.expose()).is_none());
     let twice = broker.revoke_key(&second.id, &operator()).await.unwrap_err();
     assert_eq!(twice, ManageError::NoSuchKey(second.id.clone()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_paths_of_a_key_are_paths() {
+    let world = World::new(Backend::Memory).await;
+    let broker = world.idle().await;
+    let with = |permission, path: &str| Rights {
+        permissions: [permission].into(),
+        apps: Apps::All,
+        paths: vec!["/cgi-bin/menu/get".to_owned(), path.to_owned()],
+    };
+    for good in ["/cgi-bin/user/info", "/cgi-bin/user/*", "/*", "/a-b._~/c"] {
+        let rights = with(Permission::Proxy, good);
+        let new = broker.add_key("k", rights.clone(), None, &operator()).await.unwrap();
+        assert_eq!(broker.authenticate(new.expose()).unwrap().rights, rights);
+    }
+    for bad in [
+        "",
+        "/",
+        "*",
+        "cgi-bin/user",
+        "/a*",
+        "/a/*/b",
+        "/a//b",
+        "/a/",
+        "/a/../b",
+        "/./a",
+        "/a?x=1",
+        "/a%20b",
+        "/a b",
+        "/a;b",
+        "/a\\b",
+        "/店",
+    ] {
+        let made = broker.add_key("k", with(Permission::Proxy, bad), None, &operator()).await;
+        let refused = made.unwrap_err();
+        assert!(matches!(refused, ManageError::Invalid { field: "paths", .. }), "{bad}");
+    }
+    let useless = with(Permission::Token, "/cgi-bin/user/info");
+    let refused = broker.add_key("k", useless, None, &operator()).await.unwrap_err();
+    assert!(refused.to_string().contains("the permission `proxy`"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use broker::{Applied, NewApp, app::UnknownWord};
+use broker::{Applied, ApplyError, NewApp, app::UnknownWord};
 use serde::Deserialize;
 use wechat::AppSecret;
 
-use super::{Console, Failure, open::Open};
-use crate::config::{Complaint, secret_file};
+use super::{Console, Failure, open::Open, secret::read_file};
+use crate::config::Complaint;
 
 /// The file.
 #[derive(Deserialize)]
@@ -38,14 +38,25 @@ pub(crate) async fn run(
     prune: bool,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let wanted = read(file)?;
-    let Applied { added, changed, unchanged, removed } =
-        open.broker.apply_apps(wanted, prune, &open.actor).await?;
-    for (what, ids) in [("added", &added), ("changed", &changed), ("removed", &removed)] {
-        for id in ids {
-            console.print(&format!("{what} {id}"))?;
+    let wanted = read(file, console)?;
+    let count = wanted.len();
+    let applied = match open.broker.apply_apps(wanted, prune, &open.actor).await {
+        Ok(applied) => applied,
+        Err(ApplyError { at, error, done }) => {
+            tell(&done, console)?;
+            let at = at.unwrap_or_default();
+            let failure = Failure::from(error);
+            let message = format!("`{}`: {at}{}", file.display(), failure.message);
+            let failure = Failure { message, ..failure };
+            return Err(if done == Applied::default() {
+                failure.hint("nothing was changed")
+            } else {
+                failure.hint("what was done is listed above; the same command does the rest")
+            });
         }
-    }
+    };
+    tell(&applied, console)?;
+    let Applied { added, changed, unchanged, removed } = &applied;
     console.say(&format!(
         "{} added, {} changed, {} removed, {} as declared already",
         added.len(),
@@ -53,9 +64,7 @@ pub(crate) async fn run(
         removed.len(),
         unchanged.len()
     ))?;
-    let declared =
-        |id: &str| [&added, &changed, &unchanged].iter().any(|ids| ids.iter().any(|it| it == id));
-    let others = open.apps().iter().filter(|entry| !declared(entry.app().id.as_str())).count();
+    let others = open.apps().len().saturating_sub(count);
     if others > 0 {
         console.hint(&format!(
             "{others} registered apps are not in the file; `--prune` removes such apps"
@@ -64,7 +73,18 @@ pub(crate) async fn run(
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Vec<NewApp>, Failure> {
+/// Prints a line for each app that is not as it was.
+fn tell(applied: &Applied, console: &mut Console) -> Result<(), Failure> {
+    let Applied { added, changed, unchanged: _, removed } = applied;
+    for (what, ids) in [("added", added), ("changed", changed), ("removed", removed)] {
+        for id in ids {
+            console.print(&format!("{what} {id}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &Path, console: &mut Console) -> Result<Vec<NewApp>, Failure> {
     let shown = file.display();
     let text = std::fs::read_to_string(file)
         .map_err(|err| Failure::usage(format!("cannot read `{shown}`: {err}")))?;
@@ -82,16 +102,14 @@ fn read(file: &Path) -> Result<Vec<NewApp>, Failure> {
             .hint("`[[apps]]` declares an app; `apps = []` declares that there is none")
     })?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    let mut seen = std::collections::BTreeSet::new();
     let mut apps = Vec::with_capacity(declared.len());
-    for app in declared {
-        let problem =
-            |what: String| Failure::usage(format!("`{shown}`: app `{}`: {what}", app.appid));
-        if !seen.insert(app.appid.clone()) {
-            return Err(problem("is declared twice".to_owned()));
-        }
-        let secret = secret_file::read_secret(&folder.join(&app.secret_file))
-            .map_err(|err| problem(format!("`secret_file`: {err}")))?;
+    for (place, app) in declared.into_iter().enumerate() {
+        let problem = |what: String| {
+            Failure::usage(format!("`{shown}`: apps[{place}] {}: {what}", app.appid))
+                .hint("nothing was changed")
+        };
+        let secret = read_file(&folder.join(&app.secret_file), console)
+            .map_err(|err| problem(format!("`secret_file`: {}", err.message)))?;
         apps.push(NewApp {
             id: app.appid.parse().map_err(|err| problem(format!("`appid`: {err}")))?,
             kind: app.kind.parse().map_err(|err| problem(word("kind", &err)))?,

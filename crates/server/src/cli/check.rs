@@ -49,6 +49,10 @@ pub(crate) fn run(place: &Place<'_>, console: &mut Console) -> Result<(), Failur
         ))?;
     }
     warn_of_unknown(&loaded, console)?;
+    for (what, remedy) in settings.in_the_clear() {
+        console.warn(&what)?;
+        console.hint(remedy)?;
+    }
     let place = typed
         .file()
         .map_or_else(|| "the environment".to_owned(), |file| format!("`{}`", file.display()));

@@ -102,9 +102,8 @@ impl Console {
 
     /// Tells a failure, and answers its exit code.
     pub(crate) fn fail(&mut self, failure: &Failure) -> ExitCode {
-        // Whoever reads our output has heard enough: `xinfu app list | head -1`.
-        if failure.broken_pipe {
-            return ExitCode::SUCCESS;
+        if failure.told {
+            return ExitCode::from(failure.code);
         }
         // When not even this can be written, the exit code has to be enough.
         let _ = self.say(&format!("{RED}error:{RED:#} {}", failure.message));

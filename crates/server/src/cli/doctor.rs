@@ -1,6 +1,6 @@
 //! `xinfu doctor`: looks for what is wrong, and says what to do about it.
 
-use std::{io, process::ExitCode, sync::Arc, time::Duration};
+use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use broker::{
     AppEntry, Refreshed,
@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Console, Failure,
     console::{BOLD, GREEN, RED, YELLOW},
-    open::{Open, Place},
+    open::{Open, Place, folder_of, missing_folder},
     serve::cannot_listen,
     status,
 };
@@ -75,7 +75,7 @@ pub(crate) async fn run(place: &Place<'_>, console: &mut Console) -> Result<Exit
     }
     let settings = loaded.settings;
     let keys_fit = look_at_master_keys(&settings, &mut report)?;
-    report.tell(look_at_clock(Clock::real().now()))?;
+    report.tell(look_at_clock(&settings).await)?;
     report.tell(look_at_listener(&settings).await)?;
     if let Some(finding) = look_at_tls(&settings) {
         report.tell(finding)?;
@@ -116,17 +116,41 @@ fn look_at_master_keys(settings: &Settings, report: &mut Report<'_>) -> Result<b
     }
 }
 
-/// A clock that is far off makes tokens look dead or eternal, and TLS fail.
-fn look_at_clock(now: Timestamp) -> Finding {
-    /// 2025-01-01 and 2100-01-01.
-    const SANE: std::ops::Range<i64> = 1_735_689_600..4_102_444_800;
-    let shown = status::date(now);
-    if SANE.contains(&now.as_secs()) {
-        Finding::Good(format!("clock: it is {shown}"))
-    } else {
-        let hint = "set the system's clock, and keep it right with NTP".to_owned();
-        Finding::Bad(format!("clock: it says {shown}, which cannot be"), Some(hint))
+/// A clock that is off makes tokens look dead or eternal, and TLS fail.
+async fn look_at_clock(settings: &Settings) -> Finding {
+    let clock = Clock::real();
+    let shown = status::date(clock.now());
+    let unknown = |why: &str| {
+        let text = format!("clock: it is {shown}; WeChat's could not be read: {why}");
+        Finding::Note(text, None)
+    };
+    let client = match wechat::Client::new(settings.upstream.clone()) {
+        Ok(client) => client,
+        Err(err) => return unknown(&err.to_string()),
+    };
+    match client.server_date().await {
+        Ok(Some(date)) => {
+            compared(clock.now(), &date).unwrap_or_else(|| unknown("its answer has a strange date"))
+        }
+        Ok(None) => unknown("its answer has no date"),
+        Err(err) => unknown(&err.to_string()),
     }
+}
+
+/// Our time against the `Date` of an answer, which has whole seconds and was a moment on its way.
+fn compared(now: Timestamp, date: &str) -> Option<Finding> {
+    const NEAR: u64 = 60;
+    let theirs = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()?;
+    let ahead = now.as_secs() - theirs.as_second();
+    let shown = status::date(now);
+    let apart = span::words(Duration::from_secs(ahead.unsigned_abs()));
+    Some(if ahead.unsigned_abs() <= NEAR {
+        Finding::Good(format!("clock: it is {shown}, as WeChat has it"))
+    } else {
+        let side = if ahead > 0 { "ahead of" } else { "behind" };
+        let hint = "set the system's clock, and keep it right with NTP".to_owned();
+        Finding::Bad(format!("clock: it says {shown}, {apart} {side} WeChat's"), Some(hint))
+    })
 }
 
 async fn look_at_listener(settings: &Settings) -> Finding {
@@ -194,6 +218,10 @@ async fn look_at_store(
     report: &mut Report<'_>,
 ) -> Result<(), Failure> {
     let StorePlace::Sqlite(path) = &settings.store;
+    // Opening a store makes it; whoever looks must not leave one behind.
+    if let Some(finding) = missing_store(path) {
+        return report.tell(finding);
+    }
     let path = path.display();
     let open = match place.open_with(settings.clone()).await {
         Ok(open) => open,
@@ -222,6 +250,20 @@ async fn look_at_store(
     }
     open.finish().await;
     Ok(())
+}
+
+fn missing_store(path: &Path) -> Option<Finding> {
+    let shown = path.display();
+    if path.exists() {
+        return None;
+    }
+    Some(if folder_of(path).is_dir() {
+        let hint = "`xinfu serve` creates it; if there should be one, look at `store`".to_owned();
+        Finding::Note(format!("store: `{shown}` is not there yet"), Some(hint))
+    } else {
+        let failure = missing_folder(path);
+        Finding::Bad(format!("store: {}", failure.message), failure.hints.into_iter().next())
+    })
 }
 
 /// Asks WeChat for the token of an app where that harms nobody. On classic that would end the token
@@ -276,6 +318,23 @@ fn explained(name: &str, trouble: Trouble) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_is_compared_by_the_minute() {
+        let now = Timestamp::from_secs(1_767_225_600);
+        let found = |date: &str| compared(now, date);
+        for near in ["Thu, 01 Jan 2026 00:01:00 GMT", "Wed, 31 Dec 2025 23:59:00 GMT"] {
+            assert!(matches!(found(near), Some(Finding::Good(_))), "{near}");
+        }
+        for (far, words) in [
+            ("Thu, 01 Jan 2026 00:01:01 GMT", "1 min 1 s behind WeChat's"),
+            ("Wed, 31 Dec 2025 22:00:00 GMT", "2 h ahead of WeChat's"),
+        ] {
+            let Some(Finding::Bad(text, Some(_))) = found(far) else { panic!("{far}") };
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(found("yesterday").is_none());
+    }
 
     #[test]
     fn our_own_server_is_known_by_its_answer() {

@@ -9,20 +9,21 @@ use crate::config::ConfigError;
 /// A command that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The exit code: 1, or 2 when the command line or the configuration is wrong.
+    /// The exit code: 1, or 2 when the command line or the configuration is wrong; 0 when nobody
+    /// reads our output any more.
     pub(crate) code: u8,
     /// What went wrong.
     pub(crate) message: String,
     /// What to do next.
     pub(crate) hints: Vec<String>,
-    /// Nobody reads our output any more.
-    pub(crate) broken_pipe: bool,
+    /// There is nothing left to say: the log has it, or nobody reads our output any more.
+    pub(crate) told: bool,
 }
 
 impl Failure {
     /// It did not work.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into(), hints: Vec::new(), broken_pipe: false }
+        Self { code: 1, message: message.into(), hints: Vec::new(), told: false }
     }
 
     /// It was not asked for in a way that can work.
@@ -50,8 +51,11 @@ impl From<ConfigError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(err: io::Error) -> Self {
-        let broken_pipe = err.kind() == io::ErrorKind::BrokenPipe;
-        Self { broken_pipe, ..Self::new(err.to_string()) }
+        // Whoever reads our output has heard enough: `xinfu app list | head -1`.
+        if err.kind() == io::ErrorKind::BrokenPipe {
+            return Self { code: 0, told: true, ..Self::new(err.to_string()) };
+        }
+        Self::new(err.to_string())
     }
 }
 

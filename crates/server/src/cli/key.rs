@@ -3,13 +3,19 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use broker::{
+    ManageError,
     key::{Apps, Permission, Rights},
     store::KeyRow,
 };
 use clock::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Console, Failure, app::row, open::Place, status};
+use super::{
+    Console, Failure,
+    app::row,
+    open::{Open, Place},
+    status,
+};
 use crate::config::span;
 
 /// What to do with client keys.
@@ -33,6 +39,11 @@ pub(crate) enum Command {
         /// Every app, those added later too
         #[arg(long, group = "reach", conflicts_with = "app")]
         all_apps: bool,
+        /// A path of WeChat's API that it may call through xinfu, with `/*` at its end for all below;
+        /// may be repeated. Without it: all but those that mint or reset credentials. For proxied
+        /// calls only, which need `--allow proxy` and come with the proxy
+        #[arg(long, value_name = "PATTERN", conflicts_with = "everything")]
+        path: Vec<String>,
         /// How long it works, such as `90d`, from `1s` to `36500d`; for ever without it
         #[arg(long, value_name = "SPAN")]
         expires_in: Option<String>,
@@ -68,14 +79,14 @@ pub(crate) async fn run(
     console: &mut Console,
 ) -> Result<(), Failure> {
     match command {
-        Command::Add { name, allow, everything, app, all_apps, expires_in } => {
+        Command::Add { name, allow, everything, app, all_apps, path, expires_in } => {
             let expires_in = expires_in.as_deref().map(lifetime).transpose()?;
             let open = place.open().await?;
             let rights = if everything {
                 Rights::all()
             } else {
                 let apps = if all_apps { Apps::All } else { Apps::Only(app.into_iter().collect()) };
-                Rights { permissions: allow.into_iter().collect(), apps, paths: Vec::new() }
+                Rights { permissions: allow.into_iter().collect(), apps, paths: path }
             };
             let expires_at = expires_in.map(|span| open.broker.now() + span);
             let key = open.broker.add_key(&name, rights, expires_at, &open.actor).await?;
@@ -88,7 +99,7 @@ pub(crate) async fn run(
             let open = place.open().await?;
             let now = open.broker.now();
             let keys = open.broker.keys().await?;
-            let keys = keys.iter().filter(|key| all || state(key, now) == "live");
+            let keys = keys.iter().filter(|key| all || key.is_live(now));
             list(&keys.collect::<Vec<_>>(), now, json, console)?;
         }
         Command::Show { key, json } => {
@@ -97,18 +108,29 @@ pub(crate) async fn run(
             let found = keys.iter().filter(|row| row.id == key || row.name == key);
             let found: Vec<_> = found.collect();
             if found.is_empty() {
-                return Err(broker::ManageError::NoSuchKey(key).into());
+                return Err(ManageError::NoSuchKey(key).into());
             }
             list(&found, open.broker.now(), json, console)?;
         }
         Command::Revoke { key } => {
             let open = place.open().await?;
-            open.broker.revoke_key(&key, &open.actor).await?;
+            if let Err(err) = open.broker.revoke_key(&key, &open.actor).await {
+                return Err(with_the_ids(&open, &key, err).await?);
+            }
             console
                 .say(&format!("revoked `{key}`; a running server refuses it within 2 seconds"))?;
         }
     }
     Ok(())
+}
+
+/// Why a key was not revoked, with the ids of those that have the name.
+async fn with_the_ids(open: &Open, name: &str, err: ManageError) -> Result<Failure, Failure> {
+    let (now, keys) = (open.broker.now(), open.broker.keys().await?);
+    let named = keys.iter().filter(|row| row.name == name && row.is_live(now));
+    let ids: Vec<_> = named.map(|row| format!("`{}`", row.id)).collect();
+    let failure = Failure::from(err);
+    Ok(if ids.len() > 1 { failure.hint(format!("they are {}", ids.join(", "))) } else { failure })
 }
 
 /// How long a key is to work.
@@ -139,7 +161,7 @@ fn list(
         console.say("there is no live key")?;
         return Ok(console.hint("`xinfu key add NAME --allow token,report --app APP` makes one")?);
     }
-    let mut rows = vec![row(["ID", "NAME", "STATE", "MAY", "ON", "MADE", "ENDS"])];
+    let mut rows = vec![row(["ID", "NAME", "STATE", "MAY", "ON", "PATHS", "MADE", "ENDS"])];
     for key in keys {
         let rights = rights(key);
         let may: Vec<_> = rights.permissions.iter().map(|one| one.as_str()).collect();
@@ -149,6 +171,7 @@ fn list(
             state(key, now),
             &may.join(","),
             &apps(&rights).unwrap_or_else(|| "all apps".to_owned()),
+            &if rights.paths.is_empty() { "-".to_owned() } else { rights.paths.join(",") },
             &status::date(key.created_at),
             &key.expires_at.map_or_else(|| "-".to_owned(), status::date),
         ]));
@@ -167,6 +190,7 @@ fn as_json(key: &KeyRow, now: Timestamp) -> Value {
             Apps::All => json!("all"),
             Apps::Only(apps) => json!(apps),
         },
+        "paths": rights.paths,
         "created_at": key.created_at.as_secs(),
         "expires_at": key.expires_at.map(Timestamp::as_secs),
         "revoked_at": key.revoked_at.map(Timestamp::as_secs),
@@ -176,10 +200,10 @@ fn as_json(key: &KeyRow, now: Timestamp) -> Value {
 fn state(key: &KeyRow, now: Timestamp) -> &'static str {
     if key.revoked_at.is_some() {
         "revoked"
-    } else if key.expires_at.is_some_and(|end| end <= now) {
-        "expired"
-    } else {
+    } else if key.is_live(now) {
         "live"
+    } else {
+        "expired"
     }
 }
 

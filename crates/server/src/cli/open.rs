@@ -101,10 +101,31 @@ pub(crate) async fn open_store(
     clock: Clock,
 ) -> Result<Arc<SqliteStore>, Failure> {
     let StorePlace::Sqlite(path) = place;
+    if !folder_of(path).is_dir() {
+        return Err(missing_folder(path));
+    }
     let store = SqliteStore::open(path, clock).await;
     store
         .map(Arc::new)
         .map_err(|err| Failure::new(format!("cannot open the store `{}`: {err}", path.display())))
+}
+
+/// The folder of a file.
+pub(crate) fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Why a store cannot be made where it is to be.
+pub(crate) fn missing_folder(store: &Path) -> Failure {
+    let folder = folder_of(store).display();
+    Failure::new(format!(
+        "cannot open the store `{}`: there is no folder `{folder}`",
+        store.display()
+    ))
+    .hint(format!("`mkdir -p {folder}` makes it, or let `store` name another place"))
 }
 
 fn sealer(settings: &Settings) -> Result<Sealer, Failure> {

@@ -20,16 +20,14 @@ pub(crate) struct SecretFrom {
 
 impl SecretFrom {
     /// Gets the secret.
-    pub(crate) fn read(&self, console: &Console) -> Result<AppSecret, Failure> {
-        /// Far more than any secret has.
-        const LONGEST: u64 = 4096;
+    pub(crate) fn read(&self, console: &mut Console) -> Result<AppSecret, Failure> {
         let text = match &self.secret_file {
             Some(file) if file == Path::new("-") => {
                 let mut text = String::new();
-                io::stdin().take(LONGEST).read_to_string(&mut text)?;
+                io::stdin().take(secret_file::LONGEST).read_to_string(&mut text)?;
                 text
             }
-            Some(file) => secret_file::read_secret(file)?,
+            Some(file) => read_file(file, console)?,
             None if console.interactive => {
                 rpassword::prompt_password("AppSecret (not shown while you type): ")?
             }
@@ -44,4 +42,12 @@ impl SecretFrom {
         }
         Ok(AppSecret::new(text))
     }
+}
+
+/// Reads a secret from a file, and warns when everybody can.
+pub(crate) fn read_file(file: &Path, console: &mut Console) -> Result<String, Failure> {
+    if let Some(warning) = secret_file::open_to_everybody(file) {
+        console.warn(&warning)?;
+    }
+    Ok(secret_file::read_secret(file)?)
 }

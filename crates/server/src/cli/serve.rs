@@ -4,22 +4,36 @@ use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::{
     Console, Failure,
     open::{Open, Place},
 };
 use crate::{
-    config::{Settings, StorePlace},
+    config::{Loaded, LogFormat, Settings, StorePlace},
     http::{self, App, Listener},
     telemetry,
 };
 
-/// Opens everything, serves until told to stop, and finishes what is in flight.
+/// Runs the server. Once the log has begun and machines read it, what went wrong is told there.
 pub(crate) async fn run(place: &Place<'_>, console: &mut Console) -> Result<(), Failure> {
     let loaded = place.load()?;
     let settings = &loaded.settings;
     telemetry::start(settings.log_format, &settings.log_level, place.environment)?;
+    let result = serve(place, &loaded, console).await;
+    result.map_err(|failure| {
+        let by_log = settings.log_format == LogFormat::Json && tracing::enabled!(Level::ERROR);
+        if by_log && !failure.told {
+            tracing::error!(hint = failure.hints.join("; "), "{}", failure.message);
+        }
+        Failure { told: failure.told || by_log, ..failure }
+    })
+}
+
+/// Opens everything, serves until told to stop, and finishes what is in flight.
+async fn serve(place: &Place<'_>, loaded: &Loaded, console: &mut Console) -> Result<(), Failure> {
+    let settings = &loaded.settings;
     for name in &loaded.unknown_variables {
         tracing::warn!(name, "a variable is set, but no key of the configuration has it");
     }

@@ -6,6 +6,7 @@ use broker::{
     CredentialStatus, Drill, Refreshed, TokenError,
     app::{AppKind, Issuer},
     credential::{CredentialKind, Trouble},
+    ledger::Api,
 };
 use clock::Timestamp;
 use serde_json::json;
@@ -77,6 +78,7 @@ async fn get(
 ) -> Result<ExitCode, Failure> {
     let entry = open.app(app)?;
     let view = open.broker.token(&entry, None, Duration::ZERO).await?;
+    open.broker.audit_token_read(&entry, &open.actor).await?;
     let token = view.token.expose();
     if json {
         let shown = json!({
@@ -139,7 +141,7 @@ async fn refresh(
         return Err(TokenError::NoSuchCredential.into());
     }
     let refreshed = if kill_leaked {
-        explain_the_drill(entry.app().issuer, console)?;
+        explain_the_drill(entry.app().issuer, entry.app().kind, console)?;
         if !yes && !console.confirm("Go on?")? {
             return Err(not_confirmed());
         }
@@ -171,11 +173,12 @@ async fn refresh(
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain_the_drill(issuer: Issuer, console: &mut Console) -> Result<(), Failure> {
-    let cost = match issuer {
-        Issuer::Stable => "it costs 2 of WeChat's 20 forced refreshes a day",
-        Issuer::Classic => "it costs 2 of WeChat's 2000 token calls a day",
+fn explain_the_drill(issuer: Issuer, kind: AppKind, console: &mut Console) -> Result<(), Failure> {
+    let (api, calls) = match issuer {
+        Issuer::Stable => (Api::StableForce, "forced refreshes"),
+        Issuer::Classic => (Api::Token, "token calls"),
     };
+    let cost = format!("it costs 2 of WeChat's {} {calls} a day", api.quota(kind));
     console.say(&format!(
         "{BOLD}This ends every token of the app that anybody holds.{BOLD:#}\n\
          WeChat kills a leaked token only with a second new one: two are asked for, 31 seconds apart; {cost}.\n\

@@ -4,6 +4,7 @@ use serde_json::json;
 use wechat::{Follower, Lang, OpenId};
 
 use super::{Console, Failure, open::Place};
+use crate::http::parse_openid;
 
 /// What to read.
 #[derive(Debug, clap::Subcommand)]
@@ -13,7 +14,8 @@ pub(crate) enum Command {
         /// The appid or alias
         app: String,
         /// The openid of the user at this app
-        openid: String,
+        #[arg(value_parser = parse_openid)]
+        openid: OpenId,
         /// The language of places: `zh_CN`, `zh_TW` or `en`
         #[arg(long)]
         lang: Option<Lang>,
@@ -29,7 +31,7 @@ pub(crate) async fn run(
     let Command::Get { app, openid, lang } = command;
     let open = place.open().await?;
     let entry = open.app(&app)?;
-    let found = open.broker.user(&entry, &OpenId::new(openid), lang).await;
+    let found = open.broker.user(&entry, &openid, lang).await;
     open.finish().await;
     let user = found?;
     console.print(&shown(&user).to_string())?;

@@ -1,8 +1,12 @@
 //! The environment: read here and nowhere else, and every variable name is made here.
 
-use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
-use super::{ConfigError, log};
+use super::{ConfigError, DEFAULT_FILE, log};
 
 /// What all our variables begin with.
 pub const PREFIX: &str = "XINFU_";
@@ -53,6 +57,13 @@ impl Environment {
     /// The configuration file, where a variable names one.
     pub fn config_file(&self) -> Option<PathBuf> {
         self.find(CONFIG).map(PathBuf::from)
+    }
+
+    /// Where the configuration file is or would be: named on the command line, else by a variable,
+    /// else the usual one.
+    pub fn config_path(&self, named: Option<&Path>) -> PathBuf {
+        let named = named.map(Path::to_owned).or_else(|| self.config_file());
+        named.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
     }
 
     /// What is logged, where a variable says so.

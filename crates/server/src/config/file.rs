@@ -161,7 +161,10 @@ configuration! {
         write_timeout: String = "30s".to_owned(), "";
         /// The most connections of a listener; more wait to be accepted.
         connections: u64 = 10_000, "";
-        /// How long requests in flight may go on when the server stops.
+        /// How long a stopping server still accepts connections while `/readyz` says that it drains:
+        /// as long as a load balancer needs to notice, such as `5s`. `0s` without one.
+        drain: String = "0s".to_owned(), "";
+        /// How long requests in flight may go on when the server has stopped accepting.
         grace: String = "30s".to_owned(), "";
         /// The most openids of one batch.
         batch: u64 = 10_000, "";

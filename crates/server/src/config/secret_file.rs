@@ -1,17 +1,40 @@
 //! Secrets that lie in files: master keys, and whatever has a `*_file` variant.
 
-use std::path::Path;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use broker::seal::MASTER_KEY_LEN;
 
 use super::ConfigError;
 
+/// The longest secret in bytes, far more than any has: what is longer is some other file.
+pub const LONGEST: u64 = 4096;
+
 /// Reads a secret of one line; a line end after it does not count.
 pub fn read_secret(path: &Path) -> Result<String, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|err| ConfigError::new(format!("cannot read `{}`: {err}", path.display())))?;
+    let shown = path.display();
+    let read = || -> io::Result<String> {
+        let mut text = String::new();
+        File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|err| ConfigError::new(format!("cannot read `{shown}`: {err}")))?;
+    if text.len() as u64 > LONGEST {
+        let problem = format!("`{shown}` holds more than {LONGEST} bytes, which is no secret");
+        return Err(ConfigError::new(problem));
+    }
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// A warning of a file with a secret that every user of the machine can read.
+pub fn open_to_everybody(path: &Path) -> Option<String> {
+    let mode = open_to_others(path).filter(|mode| mode & 0o004 != 0)?;
+    let shown = path.display();
+    Some(format!("`{shown}` holds a secret, and every user here can read it (mode {mode:04o})"))
 }
 
 /// Reads a master key: 32 bytes as base64 or hexadecimal text, in a file that is ours alone.
@@ -27,9 +50,13 @@ pub fn read_master_key(id: &str, path: &Path) -> Result<[u8; MASTER_KEY_LEN], Co
         )));
     }
     let text = std::fs::read_to_string(path).map_err(|err| {
-        ConfigError::new(format!("cannot read master key `{id}` from `{shown}`: {err}")).hint(
-            "without this key nothing that it sealed can be read; restore the file from a backup",
-        )
+        let hint = if err.kind() == io::ErrorKind::NotFound {
+            "look at the path first, which starts at the folder of the configuration; if the file \
+             is lost, restore it from a backup: without this key nothing that it sealed can be read"
+        } else {
+            "the user that xinfu runs as must be able to read it"
+        };
+        ConfigError::new(format!("cannot read master key `{id}` from `{shown}`: {err}")).hint(hint)
     })?;
     decode(text.trim()).ok_or_else(|| {
         ConfigError::new(format!(

@@ -22,6 +22,8 @@ pub struct Settings {
     pub api: Listener,
     /// The way to WeChat.
     pub upstream: wechat::Config,
+    /// The file that holds the proxy with its password.
+    pub proxy_file: Option<PathBuf>,
     /// The master keys; at least one.
     pub master_keys: Vec<MasterKeyFile>,
     /// The id of the one to seal with, which is among them.
@@ -85,6 +87,7 @@ impl Settings {
             store: store(typed)?,
             api: listener(typed)?,
             upstream: upstream(typed)?,
+            proxy_file: typed.raw.upstream.proxy_file.as_ref().map(|file| typed.path(file)),
             master_keys,
             seal_with,
             limits: limits(typed)?,
@@ -117,9 +120,12 @@ impl Settings {
         Tls::from_files(cert, key).map(Some).map_err(problem)
     }
 
-    /// Where secrets travel in the clear beyond this machine: what is so, and what to do.
+    /// Where secrets are open to others, on the way or in a file: what is so, and what to do.
     pub fn in_the_clear(&self) -> Vec<(String, &'static str)> {
         let mut found = Vec::new();
+        if let Some(warning) = self.proxy_file.as_deref().and_then(secret_file::open_to_everybody) {
+            found.push((warning, "`chmod 600` closes it to other users"));
+        }
         let address = self.api.address;
         if self.api.tls.is_none() && !address.ip().to_canonical().is_loopback() {
             found.push((
@@ -223,13 +229,16 @@ fn upstream(typed: &Typed) -> Result<wechat::Config, ConfigError> {
         url.ok_or_else(|| typed.problem(proxy_key, expected))
     });
     let proxy = proxy.transpose()?;
-    let config = wechat::Config {
-        hosts,
-        ca_pem,
-        proxy,
-        connect_timeout: span(typed, "upstream.connect_timeout", &raw.connect_timeout, CALL)?,
-        call_timeout: span(typed, "upstream.call_timeout", &raw.call_timeout, CALL)?,
-    };
+    let connect_timeout = span(typed, "upstream.connect_timeout", &raw.connect_timeout, CALL)?;
+    let call_timeout = span(typed, "upstream.call_timeout", &raw.call_timeout, CALL)?;
+    if connect_timeout > call_timeout {
+        let problem = format!(
+            "is `{}`, longer than `upstream.call_timeout`, `{}`, of which it is a part",
+            raw.connect_timeout, raw.call_timeout
+        );
+        return Err(typed.problem("upstream.connect_timeout", problem));
+    }
+    let config = wechat::Config { hosts, ca_pem, proxy, connect_timeout, call_timeout };
     // What is wrong with the rest is known to the client alone; building one makes no connection.
     wechat::Client::new(config.clone()).map_err(|err| {
         let key = match err {
@@ -270,6 +279,10 @@ fn limits(typed: &Typed) -> Result<Limits, ConfigError> {
         request_timeout: time("limits.request_timeout", &raw.request_timeout)?,
         write_timeout: time("limits.write_timeout", &raw.write_timeout)?,
         connections: number("limits.connections", raw.connections, 1, 1 << 20)?,
+        drain: match span::parse(&raw.drain) {
+            Some(Duration::ZERO) => Duration::ZERO,
+            _ => time("limits.drain", &raw.drain)?,
+        },
         grace: time("limits.grace", &raw.grace)?,
         batch: number("limits.batch", raw.batch, 1, 1_000_000)?,
     })

@@ -1,19 +1,22 @@
 //! The way of a request through the rules: who calls, may they, which app, what do they ask, and
 //! then the operation.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
     http::{HeaderMap, HeaderValue, Response, header},
 };
-use broker::{AppEntry, key::ClientKey};
+use broker::{
+    AppEntry,
+    key::{ClientKey, Permission},
+};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span, field::Empty};
 
 use super::{
@@ -116,38 +119,84 @@ async fn work(app: &App, route: &Route, parameters: Parameters, request: Request
     let caller = match route.access {
         Access::Public => None,
         Access::Needs(permission) => {
-            let presented = bearer(&head.headers)?;
-            let key = app.broker.authenticate(presented);
-            let key = key.ok_or_else(|| Problem::unauthorized(true))?;
-            Span::current().record("key.id", key.id.as_str());
-            if !key.may(permission) {
-                return Err(Problem::forbidden(permission));
-            }
-            let entry = parameter(&parameters, "app").and_then(|name| app.broker.app(name));
-            let reached = entry.filter(|entry| key.reaches(&entry.app().id));
-            let entry = reached.ok_or_else(Problem::app_not_found)?;
-            Span::current().record("app.id", entry.app().id.as_str());
-            Some(Caller { key, entry })
+            Some(admit(app, permission, &parameters, &head.headers, None)?)
         }
     };
     let query = Query::parse(head.uri.query(), route.operation.query())?;
-    let body = read_body(app, route.operation, &head.headers, body).await?;
-    let allowed = app.limits.request_timeout + route.operation.extra_time();
-    let operation = operate(app, route.operation, caller, (&parameters, &query, &body));
-    timeout(allowed, operation).await.unwrap_or_else(|_| {
-        let detail = "The server gave up on this request; it took too long.";
-        Err(Problem::new(ProblemType::Deadline, detail))
-    })
+    let operation = async {
+        let body = read_body(app, route.operation, &head.headers, body).await?;
+        let allowed = app.limits.request_timeout + route.operation.extra_time();
+        let input = (&parameters, &query, &body);
+        let operation = operate(app, route.operation, caller.as_ref(), input);
+        timeout(allowed, operation).await.unwrap_or_else(|_| {
+            let detail = "The server gave up on this request; it took too long.";
+            Err(Problem::new(ProblemType::Deadline, detail))
+        })
+    };
+    let still_admitted = || match (route.access, &caller) {
+        (Access::Needs(permission), Some(caller)) => {
+            admit(app, permission, &parameters, &head.headers, Some(caller)).map(|_| ())
+        }
+        _ => Ok(()),
+    };
+    let answer = tokio::select! {
+        biased;
+        answer = operation => answer,
+        problem = refused(&still_admitted) => return Err(problem),
+    };
+    // A key that was revoked while its request waited must not be answered.
+    still_admitted().and(answer)
+}
+
+/// Lets a caller in: the key is good, holds the permission and reaches the app. One who was let in
+/// before reaches the same app only: one that was removed and came back is another.
+fn admit(
+    app: &App,
+    permission: Permission,
+    parameters: &RawPathParams,
+    headers: &HeaderMap,
+    before: Option<&Caller>,
+) -> Result<Caller, Problem> {
+    let key = app.broker.authenticate(bearer(headers)?);
+    let key = key.ok_or_else(|| Problem::unauthorized(true))?;
+    if before.is_none() {
+        Span::current().record("key.id", key.id.as_str());
+    }
+    if !key.may(permission) {
+        return Err(Problem::forbidden(permission));
+    }
+    let entry = parameter(parameters, "app").and_then(|name| app.broker.app(name));
+    let reached = entry.filter(|entry| {
+        key.reaches(&entry.app().id)
+            && before.is_none_or(|before| Arc::ptr_eq(entry, &before.entry))
+    });
+    let entry = reached.ok_or_else(Problem::app_not_found)?;
+    if before.is_none() {
+        Span::current().record("app.id", entry.app().id.as_str());
+    }
+    Ok(Caller { key, entry })
+}
+
+/// Waits until a caller would not be let in any more. A key expires without any event, so this
+/// looks from time to time.
+async fn refused(still_admitted: impl Fn() -> Result<(), Problem>) -> Problem {
+    const PAUSE: Duration = Duration::from_secs(1);
+    loop {
+        sleep(PAUSE).await;
+        if let Err(problem) = still_admitted() {
+            return problem;
+        }
+    }
 }
 
 async fn operate(
     app: &App,
     operation: Operation,
-    caller: Option<Caller>,
+    caller: Option<&Caller>,
     (parameters, query, body): (&RawPathParams, &Query<'_>, &Bytes),
 ) -> Answer {
     // Were such an operation public in the table, this would still let nobody in.
-    let caller = || caller.as_ref().ok_or_else(|| Problem::unauthorized(false));
+    let caller = || caller.ok_or_else(|| Problem::unauthorized(false));
     let part = |name| parameter(parameters, name).unwrap_or_default();
     match operation {
         Operation::ReadToken => token::read(app, caller()?, query).await,

@@ -87,12 +87,16 @@ where
 
 /// An openid, from a path, a query or a body.
 pub(super) fn openid(field: impl Into<String>, text: &str) -> Result<OpenId, Problem> {
+    parse_openid(text).map_err(|detail| Problem::invalid(field, detail))
+}
+
+/// Reads an openid, or says what one is.
+pub(crate) fn parse_openid(text: &str) -> Result<OpenId, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     if (1..=LONGEST_OPENID).contains(&text.len()) && text.bytes().all(plain) {
         return Ok(OpenId::new(text));
     }
-    let detail = format!("An openid has 1 to {LONGEST_OPENID} characters of A-Z a-z 0-9 _ -.");
-    Err(Problem::invalid(field, detail))
+    Err(format!("An openid has 1 to {LONGEST_OPENID} characters of A-Z a-z 0-9 _ -."))
 }
 
 /// Checks by its headers that a body is JSON.

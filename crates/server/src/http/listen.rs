@@ -36,26 +36,28 @@ pub struct Listener {
 
 /// Serves the API on a listener until `shutdown`, then finishes what is in flight.
 ///
-/// Once told to shut down it accepts nothing more and cancels [`App::draining`]. Requests in flight
-/// are answered, long polls at once; what is not done after [`Limits::grace`] is cut off. On return
-/// all tasks of the listener have ended.
+/// Once told to shut down it cancels [`App::draining`], which ends long polls at once, and goes on
+/// for [`Limits::drain`], so that a load balancer hears of it from `/readyz`. Then it accepts nothing
+/// more. Requests in flight are answered; what is not done after [`Limits::grace`] is cut off. On
+/// return all tasks of the listener have ended.
 pub async fn serve(listener: Listener, app: App, shutdown: CancellationToken) {
     let Listener { tcp, tls } = listener;
     let limits = app.limits.clone();
     let places = Arc::new(Semaphore::new(limits.connections));
     let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
     let door = Door {
         http: http(&limits),
         tls: tls.clone(),
         handshake: limits.header_read_timeout,
         write_timeout: limits.write_timeout,
         service: Service::new(app.clone()),
-        stop: shutdown.clone(),
+        stop: stop.clone(),
         cut: CancellationToken::new(),
     };
     let _cut_when_dropped = door.cut.clone().drop_guard();
     if let Some(tls) = tls {
-        let stop = shutdown.clone();
+        let stop = stop.clone();
         tasks.spawn(async move {
             tokio::select! {
                 () = tls.follow_files() => {}
@@ -63,10 +65,15 @@ pub async fn serve(listener: Listener, app: App, shutdown: CancellationToken) {
             }
         });
     }
+    let mut drained = pin!(async {
+        shutdown.cancelled().await;
+        app.draining.cancel();
+        tokio::time::sleep(limits.drain).await;
+    });
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shutdown.cancelled() => break,
+            () = drained.as_mut() => break,
             accepted = accept(&tcp, &places) => accepted,
         };
         match accepted {
@@ -85,7 +92,7 @@ pub async fn serve(listener: Listener, app: App, shutdown: CancellationToken) {
         }
     }
     drop(tcp);
-    app.draining.cancel();
+    stop.cancel();
     tasks.close();
     if tokio::time::timeout(limits.grace, tasks.wait()).await.is_err() {
         tracing::warn!(connections = tasks.len(), "cutting off requests that take too long");

@@ -222,8 +222,8 @@ fn description(operation: Operation) -> &'static str {
              filled."
         }
         Operation::ReadUsers => {
-            "Any number up to 10,000; WeChat is asked for a hundred at a time. One openid that \
-             WeChat does not accept fails the whole call."
+            "Any number up to the server's `limits.batch`, usually 10,000; WeChat is asked for a \
+             hundred at a time. One openid that WeChat does not accept fails the whole call."
         }
         Operation::ListUsers => {
             "A part of the list, and in `next_openid` what to ask with for the next part."

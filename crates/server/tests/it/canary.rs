@@ -75,7 +75,8 @@ fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
 }
 
 async fn check_format(format: &str) {
-    let sim = SimProcess::start(&[("wx1", SECRET), ("wx2", SECRET), ("wx3", SECRET)]).await;
+    let apps = [("wx1", SECRET), ("wx2", SECRET), ("wx3", SECRET), ("wx4", SECRET)];
+    let sim = SimProcess::start_with(&apps, &[("XINFU_LOG", "trace")]).await;
     sim.control("/sim/users", &json!({"appid": "wx1", "openid": "oFollower"})).await;
     let mut folder = Folder::ready(&sim).await;
     folder.set("XINFU_LOG", "trace");
@@ -115,6 +116,15 @@ async fn check_format(format: &str) {
     let (_, ticket) = server.get("/v1/apps/one/tickets/jsapi", &key).await;
     canaries.hide("a ticket", ticket["ticket"].as_str().unwrap());
 
+    let page = json!({"url": "https://shop.example/"});
+    answers.push(server.post("/v1/apps/one/jssdk/config", &key, &page).await);
+    let batch = json!({"openids": ["oFollower", "oNobody"]});
+    answers.push(server.post("/v1/apps/one/users/batch", &key, &batch).await);
+    answers.push(server.get("/v1/apps/one/users", &key).await);
+    let (_, polled) = server.get("/v1/apps/one/token?after=0&wait=5", &key).await;
+    canaries.hide("a token", polled["access_token"].as_str().unwrap());
+    answers.push(server.get("/v1/apps/one/token?after=2&wait=1", &key).await);
+
     // Everything that goes wrong, here and at WeChat.
     answers.push(server.get("/v1/apps/wx3/token", &key).await);
     answers.push(server.get("/v1/apps/nowhere/token", &key).await);
@@ -130,6 +140,10 @@ async fn check_format(format: &str) {
     for (status, answer) in answers {
         canaries.seen.push((format!("an answer {status}"), answer.to_string().into_bytes()));
     }
+    folder.write("wx3.secret", SECRET);
+    let declared = "[[apps]]\nappid = \"wx4\"\nsecret_file = \"wx3.secret\"\n";
+    folder.write("apps.toml", declared);
+    folder.write("broken.toml", &format!("{declared}alias = 3\nsecret = \"{SECRET}\"\n"));
     for args in [
         vec!["app", "list"],
         vec!["app", "list", "--json"],
@@ -141,7 +155,13 @@ async fn check_format(format: &str) {
         vec!["token", "status", "--json"],
         vec!["token", "refresh", "one"],
         vec!["token", "refresh", "wx3"],
+        vec!["token", "refresh", "one", "--kill-leaked", "--yes"],
         vec!["token", "get", "wx3"],
+        vec!["app", "set-secret", "wx3", "--secret-file", "wx3.secret"],
+        vec!["app", "apply", "apps.toml"],
+        vec!["app", "apply", "broken.toml"],
+        vec!["audit"],
+        vec!["audit", "--json"],
         vec!["user", "get", "one", "oFollower"],
         vec!["doctor"],
         vec!["check-config"],

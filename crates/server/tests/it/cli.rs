@@ -1,5 +1,7 @@
 //! The command line, as real processes beside a real server and a real simulator.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::process::{FOLLOWED, Folder, PATIENCE, SimProcess, eventually};
@@ -209,6 +211,39 @@ async fn doctor_knows_who_answers_at_its_address() {
 }
 
 #[tokio::test]
+async fn doctor_compares_the_clock_with_wechats() {
+    let sim = SimProcess::start(&[]).await;
+    let mut folder = Folder::ready(&sim).await;
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    assert!(doctor.out.contains("UTC, as WeChat has it"), "{}", doctor.out);
+    sim.control("/sim/faults", &json!({"kind": "clock_skew", "seconds": -7200})).await;
+    let doctor = folder.xinfu(&["doctor"]).await.failed(1);
+    assert!(doctor.out.contains(" ahead of WeChat's"), "{}", doctor.out);
+    assert!(doctor.out.contains("NTP"), "{}", doctor.out);
+    folder.set("XINFU_UPSTREAM_BASE_URLS", "http://127.0.0.1:1");
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    let line = doctor.out.lines().find(|line| line.contains("clock: it is")).unwrap();
+    assert!(line.starts_with("note") && line.contains("could not be read"), "{line}");
+}
+
+#[tokio::test]
+async fn doctor_only_looks_for_the_store() {
+    let sim = SimProcess::start(&[]).await;
+    let mut folder = Folder::ready(&sim).await;
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    let line = doctor.out.lines().find(|line| line.contains("store: ")).unwrap();
+    assert!(line.starts_with("note") && line.contains("is not there yet"), "{line}");
+    assert!(!folder.path("xinfu.db").exists());
+    // A folder that is missing is never made: it is a typing error, most likely.
+    folder.set("XINFU_STORE", "sqlite:dir/typo.db");
+    let doctor = folder.xinfu(&["doctor"]).await.failed(1);
+    assert!(doctor.out.contains("there is no folder `dir`"), "{}", doctor.out);
+    let printed = folder.xinfu(&["app", "list"]).await.failed(1);
+    assert!(printed.err.contains("hint: `mkdir -p dir` makes it"), "{}", printed.err);
+    assert!(!folder.path("dir").exists());
+}
+
+#[tokio::test]
 async fn what_travels_in_the_clear_is_told() {
     let sim = SimProcess::start(&[]).await;
     let mut folder = Folder::ready(&sim).await;
@@ -268,12 +303,14 @@ async fn a_declared_list_is_applied_once() {
             "[[apps]]\nappid = \"wx1\"\nissuer = \"5555\"\nsecret_file = \"one.secret\"\n",
             "`issuer`",
         ),
-        (&format!("{one}{one}"), "declared twice"),
+        (&format!("{two}{one}{one}"), "apps[2] wx1: `appid` `wx1` is a name of apps[1] wx1 too"),
+        (&one.replace("\"one\"", "\"w 2\""), "apps[0] wx1: `alias` has 1 to 64"),
     ] {
         folder.write("apps.toml", text);
         let printed = folder.xinfu(&["app", "apply", "apps.toml"]).await.failed(2);
         assert!(printed.err.contains(words), "{}", printed.err);
         assert!(!printed.err.contains("5555"), "{}", printed.err);
+        assert_eq!(printed.out, "");
     }
     assert_eq!(folder.xinfu(&["app", "list", "--json"]).await.json().as_array().unwrap().len(), 1);
     folder.write("apps.toml", "apps = []\n");
@@ -323,6 +360,51 @@ async fn keys_do_what_they_are_made_for() {
 }
 
 #[tokio::test]
+async fn of_several_keys_of_a_name_the_ids_are_told() {
+    let folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    let add = ["key", "add", "one", "--allow", "token", "--all-apps"];
+    let ended = folder.xinfu(&[&add[..], &["--expires-in", "1s"]].concat()).await.ok();
+    let made = [folder.xinfu(&add).await.ok(), folder.xinfu(&add).await.ok()];
+    let [ended, first, second] = [&ended, &made[0], &made[1]]
+        .map(|printed| printed.err.split('`').nth(1).unwrap().to_owned());
+    let is_over = || async {
+        let live = folder.xinfu(&["key", "list", "--json"]).await.ok().json();
+        (live.as_array().unwrap().len() == 2).then_some(())
+    };
+    eventually(PATIENCE, is_over).await.expect("one expires");
+    let printed = folder.xinfu(&["key", "revoke", "one"]).await.failed(2);
+    for id in [&first, &second] {
+        assert!(printed.err.contains(&format!("`{id}`")), "{}", printed.err);
+    }
+    assert!(!printed.err.contains(&ended), "{}", printed.err);
+    folder.xinfu(&["key", "revoke", &first]).await.ok();
+    folder.xinfu(&["key", "revoke", "one"]).await.ok();
+}
+
+#[tokio::test]
+async fn a_key_can_be_held_to_paths() {
+    let folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    let paths = ["--path", "/cgi-bin/user/info", "--path", "/cgi-bin/menu/*"];
+    let add = ["key", "add", "menus", "--allow", "proxy", "--all-apps"];
+    folder.xinfu(&[&add[..], &paths].concat()).await.ok();
+    let shown = folder.xinfu(&["key", "show", "menus", "--json"]).await.ok().json();
+    assert_eq!(shown[0]["paths"], json!(["/cgi-bin/user/info", "/cgi-bin/menu/*"]));
+    for list in [&["key", "list"][..], &["key", "show", "menus"]] {
+        let shown = folder.xinfu(list).await.ok();
+        assert!(shown.out.contains("/cgi-bin/user/info,/cgi-bin/menu/*"), "{}", shown.out);
+    }
+    let printed = folder.xinfu(&[&add[..], &["--path", "cgi-bin"]].concat()).await.failed(2);
+    assert!(printed.err.contains("`paths` hold `cgi-bin`; expected"), "{}", printed.err);
+    let everything = ["key", "add", "k", "--everything"];
+    folder.xinfu(&[&everything[..], &paths].concat()).await.failed(2);
+    let token = ["key", "add", "k", "--allow", "token", "--all-apps"];
+    let printed = folder.xinfu(&[&token[..], &paths].concat()).await.failed(2);
+    assert!(printed.err.contains("`proxy`"), "{}", printed.err);
+}
+
+#[tokio::test]
 async fn a_user_and_a_refresh() {
     let sim = SimProcess::start(&[("wx1", SECRET)]).await;
     sim.control("/sim/users", &json!({"appid": "wx1", "openid": "oFollower", "remark": "tea"}))
@@ -332,6 +414,10 @@ async fn a_user_and_a_refresh() {
     let user = folder.xinfu(&["user", "get", "wx1", "oFollower"]).await.ok().json();
     assert_eq!((&user["subscribe"], &user["remark"]), (&json!(true), &json!("tea")));
     folder.xinfu(&["user", "get", "wx1", "oNobody"]).await.failed(1);
+    let calls = sim.count("/cgi-bin/user/info", "wx1", None).await;
+    let printed = folder.xinfu(&["user", "get", "wx1", "o&x=1"]).await.failed(2);
+    assert!(printed.err.contains("An openid has 1 to 64 characters"), "{}", printed.err);
+    assert_eq!(sim.count("/cgi-bin/user/info", "wx1", None).await, calls);
 
     let same = folder.xinfu(&["token", "refresh", "wx1"]).await.ok();
     assert!(
@@ -344,6 +430,11 @@ async fn a_user_and_a_refresh() {
     let asked = folder.xinfu(&["token", "refresh", "wx1", "--kill-leaked"]).await.failed(1);
     assert!(asked.err.contains("2 of WeChat's 20 forced refreshes"), "{}", asked.err);
     assert_eq!(sim.count("/cgi-bin/stable_token", "wx1", None).await, before);
+    for (kind, quota) in [("official", "2 of WeChat's 2000"), ("test", "2 of WeChat's 200 ")] {
+        folder.xinfu(&["app", "set", "wx1", "--kind", kind, "--issuer", "classic"]).await.ok();
+        let asked = folder.xinfu(&["token", "refresh", "wx1", "--kill-leaked"]).await.failed(1);
+        assert!(asked.err.contains(quota), "{}", asked.err);
+    }
 }
 
 #[tokio::test]
@@ -385,11 +476,13 @@ async fn who_did_what_is_printed() {
     assert!(printed.err.contains("the audit log is empty"), "{}", printed.err);
     folder.add_app("wx1", SECRET, &[]).await.ok();
     folder.xinfu(&["app", "set", "wx1", "--alias", "one"]).await.ok();
+    folder.xinfu(&["token", "get", "wx1"]).await.ok();
     folder.xinfu(&["token", "refresh", "wx1"]).await.ok();
     let printed = folder.xinfu(&["audit"]).await.ok();
     let lines: Vec<_> = printed.out.lines().collect();
-    assert_eq!(lines.len(), 4, "{}", printed.out);
-    for (line, action) in lines[1..].iter().zip(["token.refresh", "app.change", "app.add"]) {
+    assert_eq!(lines.len(), 5, "{}", printed.out);
+    let actions = ["token.refresh", "token.read", "app.change", "app.add"];
+    for (line, action) in lines[1..].iter().zip(actions) {
         assert!(line.contains(action) && line.contains("operator:"), "{line}");
         assert!(line.contains("wx1") && line.contains("UTC"), "{line}");
     }
@@ -495,17 +588,37 @@ async fn a_server_that_is_told_twice_waits_no_longer() {
 }
 
 #[tokio::test]
+async fn a_server_that_cannot_start_says_so_in_the_format_of_its_log() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    folder.set("XINFU_LISTEN_API", &taken.local_addr().unwrap().to_string());
+    let printed = folder.xinfu(&["serve"]).await.failed(1);
+    assert!(printed.err.starts_with("error: cannot listen on"), "{}", printed.err);
+
+    folder.set("XINFU_LOG_FORMAT", "json");
+    let printed = folder.xinfu(&["serve"]).await.failed(1);
+    let lines: Vec<serde_json::Value> =
+        printed.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [line] = &lines[..] else { panic!("{}", printed.err) };
+    assert_eq!(line["level"], "ERROR", "{line}");
+    assert!(line["message"].as_str().unwrap().starts_with("cannot listen on"), "{line}");
+    assert!(line["hint"].as_str().unwrap().contains("`listen.api`"), "{line}");
+    // Who switched the log off hears it all the same.
+    folder.set("XINFU_LOG", "off");
+    let printed = folder.xinfu(&["serve"]).await.failed(1);
+    assert!(printed.err.starts_with("error: cannot listen on"), "{}", printed.err);
+}
+
+#[tokio::test]
 async fn the_reference_is_printed() {
     let folder = Folder::new();
-    for (page, word) in [
-        ("errors", "40164"),
-        ("config", "XINFU_LISTEN_API"),
-        ("cli", "## `xinfu token refresh`"),
-        ("problems", "#"),
-        ("openapi", "\"openapi\""),
-    ] {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference");
+    for file in ["errors.md", "config.md", "cli.md", "problems.md", "openapi.json"] {
+        let (page, _) = file.split_once('.').unwrap();
         let printed = folder.xinfu(&["reference", page]).await.ok();
-        assert!(printed.out.contains(word) && printed.out.ends_with('\n'), "{page}");
+        let checked_in = std::fs::read_to_string(docs.join(file)).unwrap();
+        assert!(printed.out == checked_in, "`cargo xtask codegen` writes {file} anew");
     }
     let printed = folder.xinfu(&["openapi"]).await.ok();
     serde_json::from_str::<serde_json::Value>(&printed.out).unwrap();

@@ -45,12 +45,17 @@ async fn what_is_wrong_is_named_by_file_key_and_what_is_allowed() {
         ("[limits]\nheader_bytes = 1", vec!["limits.header_bytes", "8192 to"]),
         ("[upstream]\ncall_timeout = \"8\"", vec!["upstream.call_timeout", "`8`", "`3s`"]),
         ("[upstream]\ncall_timeout = \"2m\"", vec!["upstream.call_timeout", "at most 30 s"]),
+        (
+            "[upstream]\nconnect_timeout = \"9s\"",
+            vec!["upstream.connect_timeout", "`9s`", "longer than `upstream.call_timeout`, `8s`"],
+        ),
         ("[upstream]\nbase_urls = []", vec!["upstream.base_urls", "no host"]),
         ("[upstream]\nca_file = \"none.pem\"", vec!["upstream.ca_file", "none.pem"]),
         ("[upstream]\nproxy = \"ftp://x\"", vec!["upstream.proxy", "http://[user:password@]"]),
         ("[log]\nformat = \"xml\"", vec!["log.format", "`human` or `json`"]),
         ("[log]\nlevel = \"loud=really\"", vec!["log.level", "`error`, `warn`"]),
         ("[log]\nlevel = \"inf\"", vec!["log.level", "`inf`", "`error`, `warn`"]),
+        ("[limits]\ndrain = \"11m\"", vec!["limits.drain", "at most 10 min"]),
         ("[limits]\nwrite_timeout = \"0s\"", vec!["limits.write_timeout", "more than 0"]),
         ("top store = \"sqlite://xinfu.db\"", vec!["`store`", "hint:", "`sqlite:xinfu.db`"]),
         ("top store = \"sqlite://me:pw@/x.db\"", vec!["`store`", "`sqlite:/abs/path`"]),
@@ -156,6 +161,9 @@ async fn a_secret_may_lie_in_a_file() {
     folder.write("proxy-url", "http://me:pass5555word@proxy:3128\n");
     let printed = folder.xinfu(&["check-config"]).await.ok();
     assert!(!printed.out.contains("pass5555word"));
+    folder.write("proxy-url", &"x".repeat(5_000));
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert!(printed.err.contains("more than 4096 bytes"), "{}", printed.err);
     folder.write("proxy-url", "me:pass5555word\n");
     let printed = folder.xinfu(&["check-config"]).await.failed(2);
     assert!(printed.err.contains("upstream.proxy_file"), "{}", printed.err);
@@ -182,6 +190,63 @@ async fn relative_paths_begin_at_the_file() {
     assert!(printed.err.contains("no app is registered"));
     assert!(folder.path("deep/er/xinfu.db").exists());
     assert!(!folder.path("xinfu.db").exists());
+}
+
+#[tokio::test]
+async fn init_writes_where_the_other_commands_read() {
+    let mut folder = Folder::new();
+    let printed = folder.xinfu(&["init", "--config", "deep/mine.toml"]).await.ok();
+    assert!(printed.err.contains("`xinfu serve --config deep/mine.toml`"), "{}", printed.err);
+    folder.xinfu(&["check-config", "--config", "deep/mine.toml"]).await.ok();
+    assert!(folder.path("deep/master-k1.key").exists() && !folder.path("xinfu.toml").exists());
+    folder.xinfu(&["init", "folder", "--config", "x.toml"]).await.failed(2);
+    folder.set("XINFU_CONFIG", "other/named.toml");
+    let printed = folder.xinfu(&["init"]).await.ok();
+    assert!(printed.err.contains("`xinfu serve`"), "{}", printed.err);
+    folder.xinfu(&["check-config"]).await.ok();
+    // What is said at the command line goes first.
+    folder.xinfu(&["init", "third"]).await.ok();
+    assert!(folder.path("third/xinfu.toml").exists());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_key_without_its_configuration_does_not_stay() {
+    let folder = Folder::new();
+    // It seems not to be there, and cannot be made.
+    std::os::unix::fs::symlink("nowhere/x", folder.path("xinfu.toml")).unwrap();
+    let printed = folder.xinfu(&["init"]).await.failed(1);
+    assert!(printed.err.contains("cannot write `xinfu.toml`"), "{}", printed.err);
+    assert!(!folder.path("master-k1.key").exists());
+}
+
+#[tokio::test]
+async fn a_mistyped_path_of_a_master_key_is_taken_for_that() {
+    let mut folder = Folder::new();
+    folder.set("XINFU_MASTER_KEYS", "k1=mater.key");
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert!(printed.err.contains("hint: look at the path first"), "{}", printed.err);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn secrets_that_everybody_can_read_are_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut folder = folder_with("[upstream]\nproxy_file = \"proxy-url\"").await;
+    let file = folder.write("proxy-url", "http://me:pass5555word@proxy:3128\n");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let printed = folder.xinfu(&["check-config"]).await.ok();
+    assert!(printed.err.contains("`proxy-url` holds a secret, and every user"), "{}", printed.err);
+    let add = ["app", "add", "wx1", "--secret-file", "proxy-url"];
+    let printed = folder.xinfu(&add).await.ok();
+    assert!(printed.err.contains("every user here can read it"), "{}", printed.err);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let printed = folder.xinfu(&["check-config"]).await.ok();
+    assert!(!printed.err.contains("warning"), "{}", printed.err);
+    // What goes without TLS is told here as the server tells it.
+    folder.set("XINFU_LISTEN_API", "0.0.0.0:7080");
+    let printed = folder.xinfu(&["check-config"]).await.ok();
+    assert!(printed.err.contains("`0.0.0.0:7080` without TLS"), "{}", printed.err);
 }
 
 #[tokio::test]

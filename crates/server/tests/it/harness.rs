@@ -63,6 +63,10 @@ impl World {
         Self::with(Setup::default()).await
     }
 
+    pub(crate) async fn on_sqlite() -> Self {
+        Self::with(Setup { sqlite: true, ..Setup::default() }).await
+    }
+
     pub(crate) async fn with(setup: Setup) -> Self {
         count_panics();
         let clock = Clock::following_timers(START);

@@ -106,6 +106,32 @@ async fn a_shutdown_finishes_what_is_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_load_balancer_hears_of_a_shutdown() {
+    let limits = Limits { drain: Duration::from_secs(5), ..Limits::default() };
+    let world = World::with(Setup { limits, ..Setup::default() }).await;
+    world.token().await;
+    let poll = format!("/v1/apps/{APP}/token?after=1&wait=60");
+    let begun = Instant::now();
+    let shutdown = async {
+        assert_eq!(world.get("/readyz").await.status, 200);
+        pass(1).await;
+        world.shutdown.cancel();
+        for _ in 0..4 {
+            pass(1).await;
+            // Each on a connection of its own.
+            let ready = world.get("/readyz").await;
+            ready.check_problem(ProblemType::Draining);
+            assert_eq!(world.token().await["generation"], 1);
+        }
+        world.served().await;
+        begun.elapsed().as_secs()
+    };
+    let polled = async { (world.get(&poll).await.status, begun.elapsed().as_secs()) };
+    assert_eq!(tokio::join!(polled, shutdown), ((204, 1), 6));
+    assert!(TcpStream::connect(world.api).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_has_an_end() {
     let limits = Limits { grace: Duration::from_secs(2), ..Limits::default() };
     let world = World::with(Setup { limits, ..Setup::default() }).await;

@@ -37,11 +37,16 @@ fn head(world: &World, route: &Route) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn broken_requests() {
-    let world = World::new().await;
+    for world in [World::new().await, World::on_sqlite().await] {
+        check_broken_requests(&world).await;
+    }
+}
+
+async fn check_broken_requests(world: &World) {
     for route in &ROUTES {
         let (path, _) = sample(route);
         let method = route.method.as_str();
-        let head = head(&world, route);
+        let head = head(world, route);
         let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
         let huge = format!("x: {}\r\n", "y".repeat(100_000));
         for (what, request) in [
@@ -64,22 +69,27 @@ async fn broken_requests() {
             ("a strange coding", format!("{head}transfer-encoding: gzip\r\n\r\n")),
             ("no TLS here", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".to_owned()),
         ] {
-            check_refused(&world, what, request.as_bytes()).await;
+            check_refused(world, what, request.as_bytes()).await;
         }
         let mut bytes = format!("{method} {path}").into_bytes();
         bytes.extend_from_slice(b"/\xff\xfe HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        check_refused(&world, "raw bytes in the path", &bytes).await;
+        check_refused(world, "raw bytes in the path", &bytes).await;
         bytes = head.clone().into_bytes();
         bytes.extend_from_slice(b"authorization: Bearer \xff\xfe\r\n\r\n");
         if route.operation != Operation::OpenApi && route.path.starts_with("/v1") {
-            check_refused(&world, "raw bytes in the key", &bytes).await;
+            check_refused(world, "raw bytes in the key", &bytes).await;
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn unknown_parameters_are_refused_everywhere() {
-    let world = World::new().await;
+    for world in [World::new().await, World::on_sqlite().await] {
+        check_unknown_parameters_are_refused_everywhere(&world).await;
+    }
+}
+
+async fn check_unknown_parameters_are_refused_everywhere(world: &World) {
     for route in &ROUTES {
         let (path, body) = sample(route);
         for query in
@@ -102,9 +112,14 @@ async fn unknown_parameters_are_refused_everywhere() {
 
 #[tokio::test(start_paused = true)]
 async fn bodies_that_are_no_json() {
-    let world = World::new().await;
+    for world in [World::new().await, World::on_sqlite().await] {
+        check_bodies_that_are_no_json(&world).await;
+    }
+}
+
+async fn check_bodies_that_are_no_json(world: &World) {
     for route in ROUTES.iter().filter(|route| route.method == Method::POST) {
-        let head = head(&world, route);
+        let head = head(world, route);
         let (_, body) = sample(route);
         let body = body.unwrap();
         let length = body.len();
@@ -159,20 +174,25 @@ async fn bodies_that_are_no_json() {
         let chunked = format!("{json}transfer-encoding: chunked\r\n\r\n");
         for garbage in ["zz\r\n", "-1\r\n", "ffffffffffffffffff\r\n", "3\r\nabcdef\r\n", "1;x\r\na"]
         {
-            check_refused(&world, garbage, format!("{chunked}{garbage}").as_bytes()).await;
+            check_refused(world, garbage, format!("{chunked}{garbage}").as_bytes()).await;
         }
         let smuggled =
             format!("{json}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
-        check_refused(&world, "both lengths", smuggled.as_bytes()).await;
+        check_refused(world, "both lengths", smuggled.as_bytes()).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn bodies_that_are_too_large() {
-    let world = World::new().await;
+    for world in [World::new().await, World::on_sqlite().await] {
+        check_bodies_that_are_too_large(&world).await;
+    }
+}
+
+async fn check_bodies_that_are_too_large(world: &World) {
     let large = vec![b' '; 10 << 20];
     for route in &ROUTES {
-        let head = head(&world, route);
+        let head = head(world, route);
         let json = format!("{head}content-type: application/json\r\n");
         // Announced: refused before it is read.
         let mut request = format!("{json}content-length: {}\r\n\r\n", large.len()).into_bytes();
@@ -281,7 +301,12 @@ async fn what_is_no_request_is_refused_with_a_status_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn odd_targets() {
-    let world = World::new().await;
+    for world in [World::new().await, World::on_sqlite().await] {
+        check_odd_targets(&world).await;
+    }
+}
+
+async fn check_odd_targets(world: &World) {
     let key = &world.key;
     for (target, status) in [
         ("*", 404),
@@ -306,11 +331,11 @@ async fn odd_targets() {
         assert!(answer.status == status || dropped, "{target}: {answer:?}");
     }
     check_refused(
-        &world,
+        world,
         "CONNECT",
         b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
     )
     .await;
-    check_refused(&world, "OPTIONS", b"OPTIONS * HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    check_refused(world, "OPTIONS", b"OPTIONS * HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         .await;
 }

@@ -35,13 +35,21 @@ async fn call(world: &World, route: &Route, app: &str, key: Option<&str>) -> Ans
 
 #[tokio::test(start_paused = true)]
 async fn every_route_with_every_permission() {
-    let world = World::new().await;
+    check_every_permission(&World::new().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_route_with_every_permission_on_sqlite() {
+    check_every_permission(&World::on_sqlite().await).await;
+}
+
+async fn check_every_permission(world: &World) {
     // From here on memory could answer.
     world.token().await;
     for permission in Permission::ALL {
         let key = world.add_key(permission.as_str(), [permission], Apps::All).await;
         for route in &ROUTES {
-            let answer = call(&world, route, APP, Some(&key)).await;
+            let answer = call(world, route, APP, Some(&key)).await;
             match route.access {
                 Access::Needs(needed) if needed != permission => {
                     let problem = answer.check_problem(ProblemType::Forbidden);
@@ -144,8 +152,7 @@ async fn other_methods_and_other_paths() {
                 sample(other).0 == path
                     && (other.method == method || (other.method == "GET" && method == "HEAD"))
             });
-            // `batch` is also a possible openid for GET.
-            if known || path.ends_with("/batch") {
+            if known {
                 continue;
             }
             let answer = world.ask(method, &path, Some(&world.key), None).await;
@@ -178,6 +185,10 @@ async fn other_methods_and_other_paths() {
         let answer = world.get(path).await;
         answer.check_problem(ProblemType::NotFound);
     }
+    // A fixed word goes before a parameter: nobody can be read whose openid is `batch`.
+    let batch = world.get("/v1/apps/shop/users/batch").await;
+    batch.check_problem(ProblemType::MethodNotAllowed);
+    assert_eq!(batch.header("allow"), Some("POST"));
     // An escape of a plain character is the same name.
     assert_eq!(world.get("/v1/apps/sho%70/token").await.status, 200);
     for name in ["", "%2e%2e", "a%2fb", "a%00b", "%20", "%", "%zz", "sh%C3%B6p", &"a".repeat(65)] {

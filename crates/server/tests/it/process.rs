@@ -16,8 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-/// A running server follows a change of the store within this time, and a margin for a slow
-/// machine.
+/// A running server follows a change of the store within this time.
 pub(crate) const FOLLOWED: Duration = Duration::from_secs(2);
 /// Nothing here takes longer on a machine that works.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -240,13 +239,18 @@ pub(crate) struct SimProcess {
 impl SimProcess {
     /// Starts one that knows these apps, by appid and secret.
     pub(crate) async fn start(apps: &[(&str, &str)]) -> Self {
+        Self::start_with(apps, &[]).await
+    }
+
+    /// The same with variables.
+    pub(crate) async fn start_with(apps: &[(&str, &str)], variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xinfu"));
         command.args(["sim", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--seed", "7"]);
         for (appid, secret) in apps {
             command.arg("--app").arg(format!("{appid}:{secret}"));
         }
-        command.env_clear().kill_on_drop(true);
+        command.env_clear().kill_on_drop(true).envs(variables.iter().copied());
         let process = Process::start(command, &folder.path().join("sim"));
         let line = process.first_line("simulated WeChat").await;
         let mut urls = line.split([' ', ',']).filter(|word| word.starts_with("http"));
@@ -272,6 +276,13 @@ impl SimProcess {
             .filter(|total| errcode.is_none_or(|errcode| total["errcode"] == errcode))
             .map(|total| total["count"].as_u64().unwrap())
             .sum()
+    }
+
+    /// All calls so far, oldest first.
+    pub(crate) async fn log(&self) -> Vec<Value> {
+        let url = format!("{}/sim/calls", self.control);
+        let (_, calls) = http("GET", &url, None, None).await.unwrap();
+        calls["log"].as_array().unwrap().clone()
     }
 
     /// Ends the token of an app before its time.

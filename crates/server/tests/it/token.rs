@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use axum::{body::Bytes, http::Request};
+use broker::{
+    audit::Actor,
+    key::{Apps, Permission, Rights},
+};
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
@@ -10,7 +14,7 @@ use server::http::{ProblemType, Service};
 use sim::{Fault, FaultKind, Issuer, TokenState};
 use tokio::time::Instant;
 
-use crate::harness::{ALIAS, APP, Answer, Setup, World, pass};
+use crate::harness::{ALIAS, APP, Answer, Setup, World, new_app, pass};
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_read() {
@@ -134,6 +138,56 @@ async fn a_long_poll_wakes_on_rotation() {
     assert!((6930..=6991).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert_eq!(news["generation"], 2);
     assert_ne!(news["access_token"], first["access_token"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_ends_with_its_key_and_its_app() {
+    let world = World::new().await;
+    world.token().await;
+    let broker = &world.app.broker;
+    let path = format!("/v1/apps/{APP}/token?after=1&wait=60");
+    let poll = async |key: &str| {
+        let begun = Instant::now();
+        (world.ask("GET", &path, Some(key), None).await, begun.elapsed())
+    };
+    let (actor, rights) = (Actor::System, Rights::all());
+    let until = broker.now() + Duration::from_secs(5);
+    let short = broker.add_key("short", rights.clone(), Some(until), &actor).await.unwrap();
+    let revoked = broker.add_key("revoked", rights, None, &actor).await.unwrap();
+
+    // Each goes away five seconds after the poll began; nobody waits two seconds longer.
+    let revoke = async {
+        pass(5).await;
+        broker.revoke_key("revoked", &actor).await.unwrap();
+    };
+    let (expired, gone, ()) = tokio::join!(poll(short.expose()), poll(revoked.expose()), revoke);
+    for (answer, took) in [expired, gone] {
+        answer.check_problem(ProblemType::Unauthorized);
+        assert!((5..=7).contains(&took.as_secs()), "{took:?}");
+    }
+    let replace = async {
+        pass(5).await;
+        broker.remove_app(APP, &actor).await.unwrap();
+        broker.add_app(new_app(APP, None), &actor).await.unwrap();
+    };
+    let ((answer, took), ()) = tokio::join!(poll(&world.key), replace);
+    answer.check_problem(ProblemType::AppNotFound);
+    assert!((5..=7).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_comes_after_its_key_was_revoked_is_not_handed_out() {
+    let world = World::with(Setup { lazy: true, ..Setup::default() }).await;
+    let key = world.add_key("revoked", [Permission::Token], Apps::All).await;
+    let slow = FaultKind::LatencyBefore { millis: 700 };
+    world.sim.set_fault(Fault::new(slow).on("/cgi-bin/stable_token"));
+    let revoke = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.app.broker.revoke_key("revoked", &Actor::System).await.unwrap();
+    };
+    let path = format!("/v1/apps/{APP}/token");
+    let (answer, ()) = tokio::join!(world.ask("GET", &path, Some(&key), None), revoke);
+    answer.check_problem(ProblemType::Unauthorized);
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,6 +31,14 @@ async fn classic_token() {
 }
 
 #[tokio::test]
+async fn the_date_of_an_answer() {
+    let expected = "GET /cgi-bin/get_api_domain_ip HTTP/1.1\nhost: HOST\n\n";
+    // The answer may refuse the call.
+    let refused = r#"{"errcode":41001,"errmsg":"access_token missing"}"#;
+    check(expected, refused, async |client| client.server_date().await).await;
+}
+
+#[tokio::test]
 async fn stable_token() {
     for (mode, force) in [(Mode::Normal, false), (Mode::Force, true)] {
         let body = format!(
