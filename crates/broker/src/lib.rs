@@ -54,7 +54,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use counters::{Counters, Figures};
 pub use directory::AppEntry;
 pub use error::{CallError, ManageError, OpenError, ReportError, TokenError};
-pub use manage::{AppChange, Applied, ApplyError, NewApp};
+pub use manage::{AppChange, Applied, ApplyError, NewApp, Rekeyed};
 pub use person::{Drill, Refreshed};
 pub use report::INVALID_TOKEN;
 pub use ticket::{JssdkConfig, TicketView};

@@ -70,6 +70,15 @@ pub struct ApplyError {
     pub done: Applied,
 }
 
+/// What sealing anew did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rekeyed {
+    /// How many values were sealed anew.
+    pub resealed: usize,
+    /// What does not open, and why; it stays as it is.
+    pub left: Vec<String>,
+}
+
 impl Broker {
     /// Registers an app.
     pub async fn add_app(&self, new: NewApp, actor: &Actor) -> Result<(), ManageError> {
@@ -125,11 +134,16 @@ impl Broker {
             row.issuer = issuer;
             what.push("issuer");
         }
-        if let Some(secret) = change.secret {
-            check_secret(&secret)?;
-            row.secret = self.seal_app_secret(&row.app, &secret);
-            what.push("secret");
-        }
+        let secret = match change.secret {
+            Some(secret) => {
+                check_secret(&secret)?;
+                what.push("secret");
+                secret
+            }
+            None => AppSecret::new(self.open_sealed(&Place::AppSecret(id), &old.secret)?),
+        };
+        // Sealed anew also when it stays: somebody may have done so since it was read.
+        row.secret = self.seal_app_secret(&row.app, &secret);
         let audit = entry(now, actor, "app.change", row.app.as_str(), what.join(", "));
         if !self.0.store.put_app(&row, &audit).await? {
             let revision = self.0.store.find_app(&row.app).await?.map(|row| row.revision);
@@ -337,29 +351,41 @@ impl Broker {
     }
 
     /// Seals anew what is not sealed with the current master key. Can be stopped at any time and
-    /// started again; servers go on serving. Answers how many values were sealed anew.
-    pub async fn rekey(&self, actor: &Actor) -> Result<usize, ManageError> {
+    /// started again; servers go on serving. A value that does not open is left as it is, and stops
+    /// nothing.
+    pub async fn rekey(&self, actor: &Actor) -> Result<Rekeyed, ManageError> {
         const BATCH: usize = 200;
         let key = self.0.sealer.seal_with().to_owned();
         let mut resealed = 0;
+        let mut left = HashMap::new();
         loop {
-            let batch = self.0.store.sealed_otherwise(&key, BATCH).await?;
-            if batch.is_empty() {
+            let batch = self.0.store.sealed_otherwise(&key, BATCH + left.len()).await?;
+            let new: Vec<_> =
+                batch.into_iter().filter(|(place, _)| !left.contains_key(place)).collect();
+            if new.is_empty() {
                 break;
             }
-            for (place, old) in batch {
-                let plain = self.open_sealed(&place, &old)?;
-                let new = self.0.sealer.seal(&place.binding(), plain.as_bytes());
-                // One that changed meanwhile is found by the next batch.
-                if self.0.store.reseal(&place, &old, &new).await? {
-                    resealed += 1;
+            for (place, old) in new {
+                match self.open_sealed(&place, &old) {
+                    Ok(plain) => {
+                        let new = self.0.sealer.seal(&place.binding(), plain.as_bytes());
+                        // One that changed meanwhile is found by the next batch.
+                        if self.0.store.reseal(&place, &old, &new).await? {
+                            resealed += 1;
+                        }
+                    }
+                    Err(err) => {
+                        left.insert(place, err.to_string());
+                    }
                 }
             }
         }
+        let mut left: Vec<String> = left.into_values().collect();
+        left.sort_unstable();
         let now = self.0.store.now().await?;
-        let detail = format!("{resealed} values");
+        let detail = format!("{resealed} values; {} do not open", left.len());
         self.0.store.add_audit(&entry(now, actor, "master-key.rekey", &key, detail)).await?;
-        Ok(resealed)
+        Ok(Rekeyed { resealed, left })
     }
 
     /// Which master keys the store's values are sealed with.

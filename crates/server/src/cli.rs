@@ -25,6 +25,7 @@ mod user;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use broker::Rekeyed;
 use clap::{Parser, Subcommand};
 
 pub use console::Console;
@@ -143,10 +144,10 @@ async fn dispatch(
 
 async fn rekey(place: &open::Place<'_>, console: &mut Console) -> Result<(), Failure> {
     let open = place.open().await?;
-    let count = open.broker.rekey(&open.actor).await?;
+    let Rekeyed { resealed, left: unopened } = open.broker.rekey(&open.actor).await?;
     let key = &open.settings.seal_with;
     let left: Vec<_> = open.broker.sealing_keys().await?;
-    console.say(&format!("sealed {count} values anew with master key `{key}`"))?;
+    console.say(&format!("sealed {resealed} values anew with master key `{key}`"))?;
     console.hint(&format!(
         "each server must have been restarted with `{key}` before `seal_with` was switched and \
          `rekey` run: one that runs without it cannot read these values; restart such a server now"
@@ -156,7 +157,12 @@ async fn rekey(place: &open::Place<'_>, console: &mut Console) -> Result<(), Fai
     for key in unused {
         console.hint(&format!("nothing is sealed with master key `{}` any more", key.id))?;
     }
-    Ok(())
+    if unopened.is_empty() {
+        return Ok(());
+    }
+    let hint = "an AppSecret can be set again with `xinfu app set-secret`; a token comes anew when \
+                its app is removed and added";
+    Err(Failure::new(format!("some values stay as they are: {}", unopened.join("; "))).hint(hint))
 }
 
 #[cfg(test)]

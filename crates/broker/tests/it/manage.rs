@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use broker::{
-    AppChange, Applied, Broker, ManageError, NewApp, OpenError, Parts,
+    AppChange, Applied, Broker, ManageError, NewApp, OpenError, Parts, Rekeyed,
     app::Issuer,
     audit::Actor,
     key::{Apps, Permission, Rights},
@@ -258,6 +258,20 @@ async fn token_reads_are_audited_in_aggregate() {
     assert_eq!(audit[0].1.actor, Actor::Key(new.id.clone()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_value_that_does_not_open_keeps_no_other_from_being_sealed_anew() {
+    let world = World::new(Backend::Sqlite).await;
+    let broker = world.idle().await;
+    world.add_app(&broker, APP, Issuer::Stable).await;
+    broker.add_app(new_app("wxaltered", Issuer::Stable), &operator()).await.unwrap();
+    let alter = "UPDATE apps SET secret = x'00' || secret WHERE app = 'wxaltered'";
+    rusqlite::Connection::open(world.database()).unwrap().execute_batch(alter).unwrap();
+    let both = open_with(&world, two_keys("k2")).await.unwrap();
+    let Rekeyed { resealed, left } = both.rekey(&operator()).await.unwrap();
+    assert!(resealed >= 2, "{resealed}");
+    assert!(left.len() == 1 && left[0].contains("app-secret/wxaltered"), "{left:?}");
+}
+
 fn two_keys(seal_with: &str) -> Sealer {
     Sealer::new([("k1".to_owned(), [7; 32]), ("k2".to_owned(), [8; 32])], seal_with).unwrap()
 }
@@ -283,9 +297,9 @@ async fn master_keys_are_changed_while_a_server_serves() {
 
     let both = open_with(&world, two_keys("k2")).await.unwrap();
     let entry = both.app(APP).unwrap();
-    let resealed = both.rekey(&operator()).await.unwrap();
-    assert!(resealed >= 3, "secret, token, own secret: {resealed}");
-    assert_eq!(both.rekey(&operator()).await.unwrap(), 0);
+    let Rekeyed { resealed, left } = both.rekey(&operator()).await.unwrap();
+    assert!(resealed >= 3 && left.is_empty(), "secret, token, own secret: {resealed}");
+    assert_eq!(both.rekey(&operator()).await.unwrap().resealed, 0);
     assert_eq!(both.sealing_keys().await.unwrap(), ["k2"]);
     assert_eq!(read(&both, &entry).await.token, before.token);
 

@@ -321,19 +321,21 @@ async fn classic_stays_under_its_budget_whatever_happens() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ledger_is_raised_before_the_call() {
-    let world = World::new(Backend::Memory).await;
-    let broker = world.idle().await;
-    let entry = world.add_app(&broker, APP, Issuer::Classic).await;
-    world.sim.set_fault(Fault::new(FaultKind::LatencyBefore { millis: 1_000 }));
-    let reader = broker.token(&entry, None, Duration::ZERO);
-    let look = async {
-        world.pass(Duration::from_millis(500)).await;
-        assert_eq!(world.mint_calls(APP), 0, "the call is under way");
-        let ledger = broker.ledger(&APP.parse().unwrap()).await.unwrap();
-        assert_eq!(ledger.iter().map(|row| row.used).sum::<u32>(), 1);
-    };
-    let (view, ()) = tokio::join!(reader, look);
-    assert!(view.is_ok());
+    for backend in [Backend::Memory, Backend::Sqlite] {
+        let world = World::new(backend).await;
+        let broker = world.idle().await;
+        let entry = world.add_app(&broker, APP, Issuer::Classic).await;
+        world.sim.set_fault(Fault::new(FaultKind::LatencyBefore { millis: 1_000 }));
+        let reader = broker.token(&entry, None, Duration::ZERO);
+        let look = async {
+            world.pass(Duration::from_millis(500)).await;
+            assert_eq!(world.mint_calls(APP), 0, "the call is under way");
+            let ledger = broker.ledger(&APP.parse().unwrap()).await.unwrap();
+            assert_eq!(ledger.iter().map(|row| row.used).sum::<u32>(), 1, "{backend:?}");
+        };
+        let (view, ()) = tokio::join!(reader, look);
+        assert!(view.is_ok());
+    }
 }
 
 #[tokio::test(start_paused = true)]

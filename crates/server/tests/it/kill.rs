@@ -18,8 +18,9 @@ use crate::process::{Folder, SimProcess};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const ROUNDS: usize = 20;
-/// Half of a token's life in milliseconds, less what a request may take to arrive.
-const SOONEST: i64 = 1_000;
+/// Half of a token's life in milliseconds, less what a request may take to arrive on a machine that
+/// is busy.
+const SOONEST: i64 = 500;
 /// A kill in the midst of a fetch leaves its lease behind: for nearly so long nobody else fetches.
 const LEASE: Duration = Duration::from_secs(35);
 /// Names the seed of a run that is to be repeated.

@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod kill;
 mod listener;
+mod loops;
 mod malformed;
 mod openapi;
 mod policy;
