@@ -264,7 +264,7 @@ async fn a_value_that_does_not_open_keeps_no_other_from_being_sealed_anew() {
     let broker = world.idle().await;
     world.add_app(&broker, APP, Issuer::Stable).await;
     broker.add_app(new_app("wxaltered", Issuer::Stable), &operator()).await.unwrap();
-    let alter = "UPDATE apps SET secret = x'00' || secret WHERE app = 'wxaltered'";
+    let alter = "UPDATE apps SET secret = zeroblob(64) WHERE app = 'wxaltered'";
     rusqlite::Connection::open(world.database()).unwrap().execute_batch(alter).unwrap();
     let both = open_with(&world, two_keys("k2")).await.unwrap();
     let Rekeyed { resealed, left } = both.rekey(&operator()).await.unwrap();
