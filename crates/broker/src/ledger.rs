@@ -158,7 +158,7 @@ impl Api {
         Budget { per_day: self.quota(kind) / share, burst, every }
     }
 
-    /// What xinfu spends when a person asks for it: the whole quota, as fast as WeChat allows.
+    /// What xinfu spends when a person asks for it: the whole quota, at the same pace.
     pub fn budget_for_a_person(self, kind: AppKind) -> Budget {
         Budget { per_day: self.quota(kind), ..self.budget(kind) }
     }

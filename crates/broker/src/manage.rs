@@ -296,7 +296,10 @@ impl Broker {
         if !self.0.store.add_key(&row, &audit).await? {
             return Err(ManageError::Raced(key.id));
         }
-        self.changed().await?;
+        // The key works, and its value is nowhere else: whoever made it must get it.
+        if let Err(err) = self.changed().await {
+            tracing::warn!(key.id = key.id, error = %err, "the new key {} is read later", key.id);
+        }
         Ok(key)
     }
 
