@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use clock::Timestamp;
 use wechat::{AppId, TicketKind};
 
-use crate::app::UnknownWord;
+use crate::{app::UnknownWord, slot::SET_BACK};
 
 /// Which credential of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +91,8 @@ pub struct Trouble {
     pub action: Option<String>,
     /// When it began.
     pub since: Timestamp,
+    /// When it last failed.
+    pub last: Timestamp,
     /// How often it has failed in a row.
     pub failures: u32,
     /// When it is tried again; `None`: not before the configuration changes or a person asks.
@@ -108,13 +110,15 @@ impl Trouble {
             rid: None,
             action: None,
             since: now,
+            last: now,
             failures: 1,
             retry_at: Some(now),
         }
     }
 
-    /// Whether nothing is to be tried at `now`.
+    /// Whether nothing is to be tried at `now`. What failed by a clock that has been set back since
+    /// says nothing about when.
     pub(crate) fn stands(&self, now: Timestamp) -> bool {
-        self.retry_at.is_none_or(|at| at > now)
+        self.last <= now + SET_BACK && self.retry_at.is_none_or(|at| at > now)
     }
 }

@@ -114,19 +114,21 @@ impl Broker {
     async fn fetch_token(&self, job: &Job<'_>, ask: Ask) -> Result<Option<Fetched>, Trouble> {
         let app = job.app;
         self.spend(job, job.api(ask)).await?;
-        if !self.lease_outlasts_the_call(job).await? {
-            return Ok(None);
-        }
         // A mint ends the token before it also when we do not live to hear of it: from here on
-        // that one is trusted for WeChat's overlap and no longer.
+        // that one is trusted for WeChat's overlap and no longer. (One that is not stored yet ends
+        // with this process.)
+        let is_stored = job.base.stored == job.base.generation;
         let ended = job.slot.held().filter(|held| {
-            app.issuer == Issuer::Classic && held.expires_at > self.now() + OVERLAP && !held.dead
+            app.issuer == Issuer::Classic && is_stored && held.usable(self.now(), OVERLAP)
         });
         if let Some(held) = &ended {
             let end = self.now() + OVERLAP;
             if !self.set_life(job.slot, held, end, end - BEFORE_THE_END).await? {
                 return Ok(None);
             }
+        }
+        if !self.lease_outlasts_the_call(job).await? {
+            return Ok(None);
         }
         self.0.counters.fetches.add();
         let sent = self.now();
@@ -167,7 +169,7 @@ impl Broker {
         if !set.map_err(|err| self.store_trouble(&err))? {
             return Ok(false);
         }
-        slot.set(Some(Held { expires_at, refresh_at, ..held.clone() }));
+        slot.update(Held { expires_at, refresh_at, ..held.clone() });
         self.wake_others().await;
         Ok(true)
     }
@@ -255,6 +257,7 @@ impl Broker {
             | TokenError::NoSuchCredential => Trouble::of(err.to_string(), self.now()),
         };
         trouble.reason = format!("no ticket without a global token: {}", trouble.reason);
+        trouble.last = self.now();
         // A person mends the token, and nobody tells the ticket: it looks by itself.
         let soon = self.now() + Duration::from_secs(60);
         let later = trouble.retry_at.filter(|at| *at > self.now());
@@ -325,6 +328,7 @@ fn refused_by_budget(
     }
     // It goes on backing off: a refusal that is soon over must not set a pace of its own.
     trouble.failures = trouble.failures.saturating_add(u32::from(failed_before));
+    trouble.last = now;
     trouble.retry_at = Some(retry_at.max(now + back_off(trouble.failures, per_day)));
     trouble
 }

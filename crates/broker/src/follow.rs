@@ -256,6 +256,7 @@ impl Broker {
                 (None, None) => true,
                 (Some(new), Some(old)) => {
                     new.generation == old.generation
+                        && new.sent == old.sent
                         && new.expires_at == old.expires_at
                         && new.refresh_at == old.refresh_at
                         && new.dead == old.dead

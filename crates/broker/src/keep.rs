@@ -94,8 +94,9 @@ impl Broker {
                     "{}: what was fetched cannot be stored yet; serving it from memory",
                     slot.id
                 );
-                slot.set(Some(Held::from_row(&row, fetched.value)));
-                slot.state().unstored = Some(Unstored { row, over });
+                let mut state = slot.state();
+                slot.set_under(&state, Some(Held::from_row(&row, fetched.value)));
+                state.unstored = Some(Unstored { row, over });
                 Ok(Worked::Done)
             }
         }
@@ -139,7 +140,7 @@ impl Broker {
             }
         }
         let sent = held.sent.min(fetched.answered);
-        slot.set(Some(Held { expires_at, refresh_at, sent, ..held.clone() }));
+        slot.update(Held { expires_at, refresh_at, sent, ..held.clone() });
         self.wake_others().await;
         Ok(Worked::Done)
     }

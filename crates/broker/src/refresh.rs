@@ -200,7 +200,8 @@ impl Broker {
         let at = {
             let state = slot.state();
             match &state.trouble {
-                Some(trouble) => trouble.retry_at,
+                Some(trouble) if trouble.stands(self.now()) => trouble.retry_at,
+                Some(_) => Some(self.now()),
                 None if state.unstored.is_some() => Some(self.now() + Duration::from_secs(5)),
                 None => match slot.held() {
                     Some(held) if held.due(self.now()) => Some(self.now()),
@@ -278,7 +279,9 @@ impl Broker {
         const LOOK: Duration = Duration::from_millis(200);
         let name = slot.id.to_string();
         let owner = random_word::<12>();
-        loop {
+        // Nobody holds one for longer, unless several come before us.
+        let enough = tokio::time::Instant::now() + 2 * LEASE;
+        while tokio::time::Instant::now() < enough {
             match self.0.shared.acquire(&name, &owner, LEASE).await {
                 Ok(Acquired::Yes(lease)) => return Ok(Leased::Yes(lease)),
                 Ok(Acquired::HeldUntil(_)) => {}
@@ -291,6 +294,11 @@ impl Broker {
                 return Ok(Leased::NotNeeded);
             }
         }
+        let reason = "other processes go on refreshing it and bring nothing".to_owned();
+        Err(Trouble {
+            retry_at: Some(self.now() + Duration::from_secs(5)),
+            ..Trouble::of(reason, self.now())
+        })
     }
 
     /// Whether what the flight is for is still to be done, as far as memory knows.
@@ -316,9 +324,11 @@ impl Broker {
             self.sync_time().await.map_err(|err| self.store_trouble(&err))?;
             self.reload(slot).await.map_err(|err| self.store_trouble(&err))?;
             job.base = Base::of(slot);
-            if !overtaken && !self.wanted(slot, why) {
-                return Ok(Worked::Done);
-            }
+        }
+        if !overtaken && !self.wanted(slot, why) {
+            return Ok(Worked::Done);
+        }
+        if job.lease.is_some() {
             if let Some(held) = slot.held().filter(|held| held.dead) {
                 let marked = self.0.store.mark_dead(&slot.id, held.generation).await;
                 marked.map_err(|err| self.store_trouble(&err))?;
@@ -341,7 +351,7 @@ impl Broker {
 
     /// Another process may have failed a moment ago: then its trouble stands for all, so that many
     /// processes make no more calls than one.
-    async fn heed_others(&self, slot: &Slot) -> Result<(), Trouble> {
+    pub(crate) async fn heed_others(&self, slot: &Slot) -> Result<(), Trouble> {
         let found = self.0.store.find_trouble(&slot.id).await;
         match found.map_err(|err| self.store_trouble(&err))? {
             Some(trouble) if trouble.stands(self.now()) => Err(trouble),

@@ -196,7 +196,11 @@ impl Broker {
         };
         let stable = job.app.issuer == Issuer::Stable;
         // While a trouble stands WeChat is not asked for tokens, by nobody.
-        let mut unasked = slot.state().trouble.clone().filter(|it| it.stands(self.now()));
+        let known = || slot.state().trouble.clone().filter(|it| it.stands(self.now()));
+        let mut unasked = match job.lease {
+            Some(_) => self.heed_others(slot).await.err().or_else(known),
+            None => known(),
+        };
         let mut same = false;
         if stable && unasked.is_none() {
             match self.ask_for_another(job, &held).await? {
@@ -232,7 +236,7 @@ impl Broker {
         if let Some(unstored) = &mut slot.state().unstored {
             unstored.row.dead = true;
         }
-        slot.set(Some(Held { dead: true, ..held.clone() }));
+        slot.update(Held { dead: true, ..held.clone() });
         // Here it is not served any more, whether or not others can be told.
         if let Err(err) = self.0.store.mark_dead(&slot.id, held.generation).await {
             tracing::error!(

@@ -213,7 +213,15 @@ impl Slot {
         self.set_under(&self.state(), held);
     }
 
-    /// The same for who holds the lock already, so that nothing comes between a look and a change.
+    /// Says something new about the current generation, unless there is another by now.
+    pub(crate) fn update(&self, held: Held) {
+        let state = self.state();
+        if self.held().is_some_and(|now| now.generation == held.generation) {
+            self.set_under(&state, Some(held));
+        }
+    }
+
+    /// The same as [`Slot::set`] for who holds the lock already, so that nothing comes between a look and a change.
     pub(crate) fn set_under(&self, _state: &State, held: Option<Held>) {
         self.current.store(held.map(Arc::new));
         self.version.fetch_add(1, Ordering::AcqRel);

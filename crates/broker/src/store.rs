@@ -32,6 +32,7 @@ use crate::{
     credential::{CredentialId, Trouble},
     ledger::{Budget, LedgerRow, Spending},
     seal::Sealed,
+    slot::SET_BACK,
 };
 
 /// A store that did not do what it was asked, and why. Never holds a value that was to be stored.
@@ -297,11 +298,10 @@ pub struct Lease {
 
 impl Lease {
     /// Whether the lease holds at `now` against somebody who asks for `ttl`. One that would end
-    /// far beyond any life that is asked for was given by a clock that has been set back since,
-    /// and holds nobody off.
+    /// beyond any life that is asked for was given by a clock that has been set back since, and
+    /// holds nobody off.
     pub(crate) fn holds(&self, now: Timestamp, ttl: Duration) -> bool {
-        const FAR: Duration = Duration::from_secs(3600);
-        now < self.until && self.until <= now + ttl + FAR
+        now < self.until && self.until <= now + ttl + SET_BACK
     }
 }
 

@@ -187,6 +187,7 @@ pub(super) fn a_trouble() -> Trouble {
         rid: Some("rid-1".to_owned()),
         action: Some("put 192.0.2.1 on the list".to_owned()),
         since: START,
+        last: START + MINUTE,
         failures: 3,
         retry_at: Some(START + MINUTE * 5),
     }

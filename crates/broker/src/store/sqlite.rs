@@ -626,9 +626,9 @@ impl Store for SqliteStore {
             if let Some(trouble) = trouble {
                 write.execute(
                     "INSERT INTO troubles \
-                         (app, kind, errcode, reason, errmsg, rid, action, since, failures, \
-                          retry_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                         (app, kind, errcode, reason, errmsg, rid, action, since, last, \
+                          failures, retry_at) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
                     params![
                         id.app.as_str(),
                         id.kind.as_str(),
@@ -638,6 +638,7 @@ impl Store for SqliteStore {
                         trouble.rid,
                         trouble.action,
                         trouble.since.as_millis(),
+                        trouble.last.as_millis(),
                         trouble.failures,
                         trouble.retry_at.map(Timestamp::as_millis),
                     ],

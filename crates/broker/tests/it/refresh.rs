@@ -134,6 +134,40 @@ async fn a_token_of_a_time_that_was_set_back_is_not_trusted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_makes_no_token_of_a_time_that_was_set_back_good_again() {
+    let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Classic).await;
+    read(&replica.broker, &entry).await;
+    let refused = FaultKind::Errcode { code: 40164, ip: None, message: None };
+    world.sim.set_fault(Fault::new(refused).on("/cgi-bin/token"));
+    world.memory.set_clock_back(secs(86_400));
+    world.pass(secs(35)).await;
+    assert!(replica.broker.token(&entry, None, Duration::ZERO).await.is_err());
+    replica.stop().await;
+    let again = world.replica().await;
+    let entry = again.broker.app(APP).unwrap();
+    assert!(again.broker.token(&entry, None, Duration::ZERO).await.is_err(), "nor for another");
+    world.sim.clear_faults();
+    world.pass(secs(310)).await;
+    assert_eq!(world.state(&read(&again.broker, &entry).await), TokenState::Live);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trouble_of_a_time_that_was_set_back_holds_nothing_up() {
+    for code in [40164, 40125] {
+        let world = World::new(Backend::Memory).await;
+        let refused = FaultKind::Errcode { code, ip: None, message: None };
+        world.sim.set_fault(Fault::new(refused));
+        let replica = world.replica().await;
+        let entry = world.add_app(&replica.broker, APP, Issuer::Stable).await;
+        assert!(replica.broker.token(&entry, None, Duration::ZERO).await.is_err());
+        world.sim.clear_faults();
+        world.memory.set_clock_back(secs(8 * 3600));
+        world.pass(secs(35)).await;
+        assert!(replica.broker.token_now(&entry, None, Duration::ZERO).is_some(), "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_who_goes_away_cancels_nothing() {
     let world = World::new(Backend::Memory).await;
     let broker = world.idle().await;

@@ -291,6 +291,7 @@ mod tests {
             rid: None,
             action: None,
             since: now,
+            last: now,
             failures: 1,
             retry_at,
         };

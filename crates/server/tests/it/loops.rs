@@ -128,7 +128,12 @@ async fn a_server_and_two_loops_of_commands_fetch_one_at_a_time_and_serve_what_w
         reader.await.unwrap();
     }
 
-    assert!(reader.used.load(Ordering::Relaxed) > 50);
+    // What is under way as the server ends is stored before it has ended.
+    drop(server);
+    let Reader { server, used, .. } = Arc::into_inner(reader).expect("no reader is left");
+    let mut server = Arc::into_inner(server).expect("nobody reads any more");
+    assert_eq!(server.process.terminate().await, Some(0));
+    assert!(used.into_inner() > 50);
     let log = sim.log().await;
     for app in [STABLE, CLASSIC] {
         check_log(&folder, &log, app).await;

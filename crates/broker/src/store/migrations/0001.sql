@@ -62,6 +62,7 @@ CREATE TABLE troubles (
     rid TEXT,
     action TEXT,
     since INTEGER NOT NULL,
+    last INTEGER NOT NULL,
     failures INTEGER NOT NULL,
     retry_at INTEGER,
     PRIMARY KEY (app, kind)

@@ -191,8 +191,8 @@ pub(super) fn generation(row: &Row<'_>) -> StoreResult<u64> {
     Columns { row, table: "credentials", name: 0 }.count(0)
 }
 
-pub(super) const TROUBLE: &str = "SELECT app, kind, errcode, reason, errmsg, rid, action, since, failures, retry_at \
-     FROM troubles";
+pub(super) const TROUBLE: &str = "SELECT app, kind, errcode, reason, errmsg, rid, action, since, last, \
+     failures, retry_at FROM troubles";
 
 pub(super) fn trouble(row: &Row<'_>) -> StoreResult<(CredentialId, Trouble)> {
     let columns = Columns { row, table: "troubles", name: 2 };
@@ -203,8 +203,9 @@ pub(super) fn trouble(row: &Row<'_>) -> StoreResult<(CredentialId, Trouble)> {
         rid: columns.read(5)?,
         action: columns.read(6)?,
         since: columns.time(7)?,
-        failures: columns.count(8)?,
-        retry_at: columns.time_if_any(9)?,
+        last: columns.time(8)?,
+        failures: columns.count(9)?,
+        retry_at: columns.time_if_any(10)?,
     };
     Ok((columns.credential(0)?, trouble))
 }
