@@ -181,7 +181,8 @@ impl Broker {
         let mut done = Applied::default();
         let steps = async {
             self.follow().await.map_err(|err| (None, err.into()))?;
-            let before: Vec<App> = self.apps().iter().map(|it| App::clone(&it.app())).collect();
+            let mut before: Vec<App> = self.apps().iter().map(|it| App::clone(&it.app())).collect();
+            before.sort_unstable_by(|a, b| a.id.cmp(&b.id));
             check_list(&wanted, &before, prune)?;
             for known in &before {
                 let room = self.make_room(known, &wanted, prune, actor, &mut done);
