@@ -221,7 +221,8 @@ impl Slot {
         }
     }
 
-    /// The same as [`Slot::set`] for who holds the lock already, so that nothing comes between a look and a change.
+    /// The same as [`Slot::set`] for who holds the lock already, so that nothing comes between a
+    /// look and a change.
     pub(crate) fn set_under(&self, _state: &State, held: Option<Held>) {
         self.current.store(held.map(Arc::new));
         self.version.fetch_add(1, Ordering::AcqRel);

@@ -340,3 +340,19 @@ pub trait Shared: Send + Sync {
     /// that is lost for good is allowed, so callers look by themselves now and then.
     async fn woken(&self, cursor: u64) -> StoreResult<u64>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_of_a_clock_that_was_set_back_holds_nobody_off() {
+        let secs = Duration::from_secs;
+        let (now, ttl) = (Timestamp::from_secs(1_000_000), secs(40));
+        let until = |until| Lease { name: String::new(), owner: String::new(), until };
+        assert!(until(now + secs(1)).holds(now, ttl));
+        assert!(until(now + ttl).holds(now, ttl));
+        assert!(!until(now).holds(now, ttl), "it has run out");
+        assert!(!until(now + secs(30 * 60)).holds(now, ttl), "no life is that long");
+    }
+}
