@@ -5,12 +5,12 @@
 
 use std::{fmt, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    GlobalToken, OpenId, Ticket, UnionId,
-    lenient::{self, integer, list, openid, text, unionid},
+    GlobalToken, OpenId, RefreshToken, Scope, SessionKey, Ticket, UnionId, WebToken,
+    lenient::{self, integer, list, openid, text, texts, unionid},
 };
 
 /// A token and the life that WeChat stated for it.
@@ -32,6 +32,80 @@ pub struct IssuedTicket {
     /// Seconds as stated: always the full life, even of a ticket that is old already. 3600 where
     /// the statement is missing or absurd.
     pub expires_in: Duration,
+}
+
+/// What the exchange of a code, or the renewal of a web token, leaves in our hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedGrant {
+    /// The web token.
+    pub token: WebToken,
+    /// Seconds until the web token ends, counted from before the request; 300 where WeChat states
+    /// nothing usable.
+    pub expires_in: Duration,
+    /// What renews the web token, until 30 days after the code was exchanged.
+    pub refresh_token: RefreshToken,
+    /// The user's id in this app.
+    pub openid: OpenId,
+    /// The widest scope that the user consented to.
+    pub scope: Scope,
+    /// The user's id in the owner's Open Platform account. Only the exchange of a code tells it,
+    /// and only beyond `snsapi_base`, if the app belongs to such an account.
+    pub unionid: Option<UnionId>,
+    /// The user looks at a snapshot of the page: every id here is made up, and none comes again.
+    pub is_snapshot_user: bool,
+}
+
+/// A user's profile as `sns/userinfo` tells it.
+///
+/// Texts are kept as they came, control characters and emoji included. `Debug` shows who it is and
+/// nothing personal.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebUser {
+    /// The user's id in this app.
+    #[serde(deserialize_with = "openid")]
+    pub openid: OpenId,
+    /// The nickname.
+    #[serde(deserialize_with = "text")]
+    pub nickname: String,
+    /// 1 male, 2 female, 0 unknown; 0 since October 2021.
+    #[serde(deserialize_with = "integer")]
+    pub sex: i64,
+    /// The province; empty since October 2021.
+    #[serde(deserialize_with = "text")]
+    pub province: String,
+    /// The city; empty since October 2021.
+    #[serde(deserialize_with = "text")]
+    pub city: String,
+    /// The country; empty since October 2021.
+    #[serde(deserialize_with = "text")]
+    pub country: String,
+    /// The address of the avatar, empty without one. It dies when the user changes the avatar.
+    #[serde(deserialize_with = "text")]
+    pub headimgurl: String,
+    /// Privileges such as `chinaunicom`; nearly always none.
+    #[serde(deserialize_with = "texts")]
+    pub privilege: Vec<String>,
+    /// The user's id in the owner's Open Platform account, if the app belongs to one.
+    #[serde(deserialize_with = "unionid")]
+    pub unionid: Option<UnionId>,
+}
+
+impl fmt::Debug for WebUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebUser").field("openid", &self.openid).finish_non_exhaustive()
+    }
+}
+
+/// A login to a mini program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MiniSession {
+    /// Signs and encrypts what the mini program reads of the user. It must not leave the server.
+    pub session_key: SessionKey,
+    /// The user's id in this app.
+    pub openid: OpenId,
+    /// The user's id in the owner's Open Platform account, if the app belongs to one.
+    pub unionid: Option<UnionId>,
 }
 
 /// A user as `user/info` describes them to the app.
@@ -171,6 +245,55 @@ pub(crate) fn ticket(fields: &mut Fields) -> Result<IssuedTicket, Flaw> {
     }
     let expires_in = expires_in(fields).unwrap_or(Duration::from_secs(3600));
     Ok(IssuedTicket { ticket: Ticket::new(ticket), expires_in })
+}
+
+pub(crate) fn grant(fields: &mut Fields) -> Result<IssuedGrant, Flaw> {
+    let token = filled(fields, "access_token").ok_or("it holds no access_token")?;
+    let refresh_token = filled(fields, "refresh_token").ok_or("it holds no refresh_token")?;
+    let openid = filled(fields, "openid").ok_or("it holds no openid")?;
+    for (flaw, text) in [
+        ("its access_token is none", &token),
+        ("its refresh_token is none", &refresh_token),
+        ("its openid is none", &openid),
+    ] {
+        if !is_credential(text) {
+            return Err(flaw);
+        }
+    }
+    let number = fields.get("is_snapshotuser").and_then(lenient::to_integer);
+    let flag = fields.get("is_snapshotuser").and_then(Value::as_bool);
+    Ok(IssuedGrant {
+        token: WebToken::new(token),
+        expires_in: expires_in(fields).unwrap_or(Duration::from_secs(300)),
+        refresh_token: RefreshToken::new(refresh_token),
+        openid: OpenId::new(openid),
+        scope: Scope::widest(&filled(fields, "scope").unwrap_or_default()),
+        unionid: filled(fields, "unionid").map(UnionId::new),
+        is_snapshot_user: flag.unwrap_or_else(|| number.is_some_and(|number| number != 0)),
+    })
+}
+
+pub(crate) fn web_user(fields: &mut Fields) -> Result<WebUser, Flaw> {
+    if filled(fields, "openid").is_none() {
+        return Err("it describes no user");
+    }
+    lenient::object(Value::Object(std::mem::take(fields))).ok_or("it describes no user")
+}
+
+pub(crate) fn mini_session(fields: &mut Fields) -> Result<MiniSession, Flaw> {
+    let session_key = filled(fields, "session_key").ok_or("it holds no session_key")?;
+    let openid = filled(fields, "openid").ok_or("it holds no openid")?;
+    if !is_credential(&session_key) {
+        return Err("its session_key is none");
+    }
+    if !is_credential(&openid) {
+        return Err("its openid is none");
+    }
+    Ok(MiniSession {
+        session_key: SessionKey::new(session_key),
+        openid: OpenId::new(openid),
+        unionid: filled(fields, "unionid").map(UnionId::new),
+    })
 }
 
 pub(crate) fn follower(fields: &mut Fields) -> Result<Follower, Flaw> {
@@ -340,6 +463,100 @@ mod tests {
         assert!(issued.ticket.expose().starts_with("bxLdikRXVbTPdHSM05e5u5sUoXNKd8-"));
         assert_eq!(issued.expires_in.as_secs(), 7200);
         check_flaw(ticket, r#"{"errcode":0,"errmsg":"ok"}"#, "it holds no ticket");
+    }
+
+    #[test]
+    fn a_grant_as_documented() {
+        let issued = check(
+            grant,
+            r#"{"access_token":"ACCESS_TOKEN","expires_in":7200,"refresh_token":"REFRESH_TOKEN",
+                "openid":"OPENID","scope":"snsapi_userinfo","is_snapshotuser":1,
+                "unionid":"UNIONID"}"#,
+        );
+        let expected = IssuedGrant {
+            token: WebToken::new("ACCESS_TOKEN"),
+            expires_in: Duration::from_secs(7200),
+            refresh_token: RefreshToken::new("REFRESH_TOKEN"),
+            openid: OpenId::new("OPENID"),
+            scope: Scope::UserInfo,
+            unionid: Some(UnionId::new("UNIONID")),
+            is_snapshot_user: true,
+        };
+        assert_eq!(issued, expected);
+        let five = r#"{"access_token":"A","expires_in":7200,"refresh_token":"R","openid":"O","scope":"snsapi_base"}"#;
+        let issued = check(grant, five);
+        assert_eq!((issued.unionid, issued.is_snapshot_user), (None, false));
+        assert_eq!(issued.scope, Scope::Base);
+    }
+
+    #[test]
+    fn a_grant_lacks_nothing() {
+        for (body, flaw) in [
+            (r#"{"refresh_token":"R","openid":"O"}"#, "it holds no access_token"),
+            (r#"{"access_token":"A","openid":"O"}"#, "it holds no refresh_token"),
+            (r#"{"access_token":"A","refresh_token":"R"}"#, "it holds no openid"),
+            (
+                r#"{"access_token":"a b","refresh_token":"R","openid":"O"}"#,
+                "its access_token is none",
+            ),
+            (
+                r#"{"access_token":"A","refresh_token":"r\n","openid":"O"}"#,
+                "its refresh_token is none",
+            ),
+            (r#"{"access_token":"A","refresh_token":"R","openid":"微"}"#, "its openid is none"),
+        ] {
+            check_flaw(grant, body, flaw);
+        }
+        for (stated, is) in [
+            ("1", true),
+            ("\"1\"", true),
+            ("true", true),
+            ("0", false),
+            ("null", false),
+            ("false", false),
+        ] {
+            let body = format!(
+                r#"{{"access_token":"A","refresh_token":"R","openid":"O","is_snapshotuser":{stated}}}"#
+            );
+            assert_eq!(check(grant, &body).is_snapshot_user, is, "{stated}");
+        }
+    }
+
+    #[test]
+    fn a_profile_is_kept_byte_for_byte() {
+        let body = "{\"openid\":\"O\",\"nickname\":\"a\u{8}b\nc\u{14}\u{0}d 👨‍👩‍👧\\ud83d\\ude00 \",\"sex\":\"1\",\
+                    \"province\":null,\"headimgurl\":\"https:\\/\\/thirdwx.qlogo.cn\\/0\",\
+                    \"privilege\":[\"chinaunicom\",7]}";
+        let user = check(web_user, body);
+        assert_eq!(user.nickname, "a\u{8}b\nc\u{14}\u{0}d 👨‍👩‍👧😀 ");
+        assert_eq!((user.sex, user.province.as_str()), (1, ""));
+        assert_eq!(user.headimgurl, "https://thirdwx.qlogo.cn/0");
+        assert_eq!(
+            (user.privilege.as_slice(), &user.unionid),
+            (["chinaunicom".to_owned()].as_slice(), &None)
+        );
+        assert_eq!(format!("{user:?}"), "WebUser { openid: OpenId(O…), .. }");
+
+        let again: WebUser = serde_json::from_str(&serde_json::to_string(&user).unwrap()).unwrap();
+        assert_eq!(again, user);
+        check_flaw(web_user, r#"{"nickname":"N"}"#, "it describes no user");
+    }
+
+    #[test]
+    fn a_login_to_a_mini_program() {
+        let session = check(
+            mini_session,
+            r#"{"openid":"O","session_key":"tiihtNczf5v6AKRyjwEUhQ==","expires_in":7200}"#,
+        );
+        assert_eq!(session.session_key.expose(), "tiihtNczf5v6AKRyjwEUhQ==");
+        assert_eq!((session.openid.as_str(), session.unionid), ("O", None));
+        check_flaw(mini_session, r#"{"openid":"O"}"#, "it holds no session_key");
+        check_flaw(mini_session, r#"{"session_key":"K"}"#, "it holds no openid");
+        check_flaw(
+            mini_session,
+            r#"{"session_key":"k k","openid":"O"}"#,
+            "its session_key is none",
+        );
     }
 
     #[test]

@@ -22,9 +22,9 @@ use tokio::time::{Instant, timeout};
 use tower::Service;
 
 use crate::{
-    AppId, AppSecret, Config, ConfigError, Error, Follower, FollowerPage, GlobalToken,
-    IssuedTicket, IssuedToken, Lang, Mode, OpenId, ProtocolError, Quota, TicketKind,
-    TransportError,
+    AppId, AppSecret, AuthCode, AuthorizePage, Config, ConfigError, Error, Follower, FollowerPage,
+    GlobalToken, IssuedGrant, IssuedTicket, IssuedToken, Lang, MiniSession, Mode, OpenId,
+    ProtocolError, Quota, RefreshToken, TicketKind, TransportError, WebToken, WebUser,
     answer::{self, Fields, Flaw},
     connect::{BoxError, Connector, Host, Served, reason},
     error::redacted,
@@ -34,21 +34,24 @@ use crate::{
 /// A client of `api.weixin.qq.com`. Cloning is cheap and gives another handle to the same
 /// connections.
 ///
-/// A call tries the hosts in their order, all within [`Client::budget`]. The next host is tried
+/// A call tries the hosts in their order, all within [`Client::budget`], the exchange of a code
+/// within [`Client::exchange_budget`]. The next host is tried
 ///
 /// - when no byte of the request was sent (name, connection, proxy, TLS);
 /// - for calls that change nothing at WeChat when asked twice (a normal stable token, tickets,
-///   users, addresses, a quota) also when the connection broke, when half of the time was spent in
+///   users, profiles, addresses, a quota) also when the connection broke, when half of the time was spent in
 ///   vain, or when a gateway answered 5xx in WeChat's stead. With a single host such a call is sent
 ///   once more if it fell on a kept connection that turned out to be dead.
 ///
-/// A classic token, a forced stable token and `clear_quota` are therefore never sent twice, and
-/// never over a kept connection. An answer with an `errcode` is final for every call.
+/// A classic token, a forced stable token, `clear_quota`, the exchange of a code and the renewal of
+/// a web token are therefore never sent twice, and never over a kept connection. An answer with an `errcode` is final for every call.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
 struct Inner {
     hosts: Vec<Host>,
+    /// Where the pages for browsers are.
+    pages: String,
     /// Keeps connections, for calls that may be sent again.
     kept: Http,
     /// Takes a fresh connection for each call, so that a dead one cannot swallow it.
@@ -60,6 +63,10 @@ type Http = legacy::Client<Connector, Full<Bytes>>;
 
 /// The longest answer that is read. A full list of 10,000 openids has 0.3 MB.
 const LONGEST_BODY: usize = 4 * 1024 * 1024;
+
+/// How long the answer to the exchange of a code is awaited at least: WeChat was seen to take 15
+/// seconds, and whoever gives up before has lost the code.
+const EXCHANGE: Duration = Duration::from_secs(20);
 
 /// How long an unused connection is kept; gateways drop them without a word.
 const KEEP_IDLE: Duration = Duration::from_secs(20);
@@ -89,9 +96,14 @@ impl Client {
         Self::build(config, connector)
     }
 
-    /// The longest that a call can take.
+    /// The longest that a call can take, other than the exchange of a code.
     pub fn budget(&self) -> Duration {
         self.0.call_timeout
+    }
+
+    /// The longest that the exchange of a code can take.
+    pub fn exchange_budget(&self) -> Duration {
+        self.0.call_timeout.max(EXCHANGE)
     }
 
     /// `GET cgi-bin/token`: mints a token; the one before it lives five minutes more at most.
@@ -101,7 +113,7 @@ impl Client {
             ("appid", app.as_str()),
             ("secret", secret.expose()),
         ];
-        let call = Call::get("/cgi-bin/token", &query, secret.expose()).only_once();
+        let call = Call::get("/cgi-bin/token", &query, &[secret.expose()]).only_once();
         self.send(call, answer::token).await
     }
 
@@ -119,7 +131,7 @@ impl Client {
             "secret": secret.expose(),
             "force_refresh": mode == Mode::Force,
         });
-        let call = Call::post("/cgi-bin/stable_token", &[], &body, secret.expose());
+        let call = Call::post("/cgi-bin/stable_token", &[], &body, &[secret.expose()]);
         let call = if mode == Mode::Force { call.only_once() } else { call };
         self.send(call, answer::token).await
     }
@@ -131,11 +143,29 @@ impl Client {
         kind: TicketKind,
     ) -> Result<IssuedTicket, Error> {
         let query = [("access_token", token.expose()), ("type", kind.as_str())];
-        let call = Call::get("/cgi-bin/ticket/getticket", &query, token.expose());
+        let call = Call::get("/cgi-bin/ticket/getticket", &query, &[token.expose()]);
         self.send(call, answer::ticket).await
     }
 
     /// `GET cgi-bin/user/info`: one user. Somebody who does not follow the app is no error.
+    ///
+    /// A user's web token is refused by WeChat (40001), and here it does not compile:
+    ///
+    /// ```compile_fail,E0308
+    /// # async fn f(client: wechat::Client, user: wechat::OpenId) {
+    /// let web = wechat::WebToken::new("the user's");
+    /// client.user_info(&web, &user, None).await;
+    /// # }
+    /// ```
+    ///
+    /// as the global token does:
+    ///
+    /// ```
+    /// # async fn f(client: wechat::Client, user: wechat::OpenId) {
+    /// let global = wechat::GlobalToken::new("the app's");
+    /// client.user_info(&global, &user, None).await;
+    /// # }
+    /// ```
     pub async fn user_info(
         &self,
         token: &GlobalToken,
@@ -144,7 +174,7 @@ impl Client {
     ) -> Result<Follower, Error> {
         let mut query = vec![("access_token", token.expose()), ("openid", user.as_str())];
         query.extend(lang.map(|lang| ("lang", lang.as_str())));
-        let call = Call::get("/cgi-bin/user/info", &query, token.expose());
+        let call = Call::get("/cgi-bin/user/info", &query, &[token.expose()]);
         self.send(call, answer::follower).await
     }
 
@@ -161,7 +191,7 @@ impl Client {
         };
         let body = json!({"user_list": users.iter().map(entry).collect::<Vec<_>>()});
         let query = [("access_token", token.expose())];
-        let call = Call::post("/cgi-bin/user/info/batchget", &query, &body, token.expose());
+        let call = Call::post("/cgi-bin/user/info/batchget", &query, &body, &[token.expose()]);
         self.send(call, answer::followers).await
     }
 
@@ -174,7 +204,7 @@ impl Client {
     ) -> Result<FollowerPage, Error> {
         let mut query = vec![("access_token", token.expose())];
         query.extend(after.map(|after| ("next_openid", after.as_str())));
-        let call = Call::get("/cgi-bin/user/get", &query, token.expose());
+        let call = Call::get("/cgi-bin/user/get", &query, &[token.expose()]);
         self.send(call, answer::follower_page).await
     }
 
@@ -182,7 +212,7 @@ impl Client {
     /// a token lives.
     pub async fn api_domain_ips(&self, token: &GlobalToken) -> Result<Vec<String>, Error> {
         let query = [("access_token", token.expose())];
-        let call = Call::get("/cgi-bin/get_api_domain_ip", &query, token.expose());
+        let call = Call::get("/cgi-bin/get_api_domain_ip", &query, &[token.expose()]);
         self.send(call, answer::ip_list).await
     }
 
@@ -191,7 +221,7 @@ impl Client {
     pub async fn quota(&self, token: &GlobalToken, cgi_path: &str) -> Result<Quota, Error> {
         let body = json!({"cgi_path": cgi_path});
         let query = [("access_token", token.expose())];
-        let call = Call::post("/cgi-bin/openapi/quota/get", &query, &body, token.expose());
+        let call = Call::post("/cgi-bin/openapi/quota/get", &query, &body, &[token.expose()]);
         self.send(call, answer::quota).await
     }
 
@@ -199,32 +229,132 @@ impl Client {
     pub async fn clear_quota(&self, token: &GlobalToken, app: &AppId) -> Result<(), Error> {
         let body = json!({"appid": app.as_str()});
         let query = [("access_token", token.expose())];
-        let call = Call::post("/cgi-bin/clear_quota", &query, &body, token.expose()).only_once();
+        let call = Call::post("/cgi-bin/clear_quota", &query, &body, &[token.expose()]).only_once();
         self.send(call, answer::done).await
     }
 
     /// `POST cgi-bin/clear_quota/v2`: the same without a token, out of the same ten.
     pub async fn clear_quota_v2(&self, app: &AppId, secret: &AppSecret) -> Result<(), Error> {
         let body = json!({"appid": app.as_str(), "appsecret": secret.expose()});
-        let call = Call::post("/cgi-bin/clear_quota/v2", &[], &body, secret.expose()).only_once();
+        let call =
+            Call::post("/cgi-bin/clear_quota/v2", &[], &body, &[secret.expose()]).only_once();
         self.send(call, answer::done).await
+    }
+
+    /// `GET sns/oauth2/access_token`: buys a web token for a user's code, which is spent by it. An
+    /// answer that is lost has spent the code too.
+    pub async fn exchange_code(
+        &self,
+        app: &AppId,
+        secret: &AppSecret,
+        code: &AuthCode,
+    ) -> Result<IssuedGrant, Error> {
+        let query = [
+            ("appid", app.as_str()),
+            ("secret", secret.expose()),
+            ("code", code.expose()),
+            ("grant_type", "authorization_code"),
+        ];
+        let secrets = [secret.expose(), code.expose()];
+        let call = Call::get("/sns/oauth2/access_token", &query, &secrets).only_once().patient();
+        self.send(call, answer::grant).await
+    }
+
+    /// `GET sns/oauth2/refresh_token`: gives a live web token another life, and replaces a dead
+    /// one. It takes the refresh token where tutorials put the access token, and no AppSecret.
+    pub async fn refresh_web_token(
+        &self,
+        app: &AppId,
+        refresh_token: &RefreshToken,
+    ) -> Result<IssuedGrant, Error> {
+        let query = [
+            ("appid", app.as_str()),
+            ("grant_type", "refresh_token"),
+            ("refresh_token", refresh_token.expose()),
+        ];
+        let secrets = [refresh_token.expose()];
+        let call = Call::get("/sns/oauth2/refresh_token", &query, &secrets).only_once();
+        self.send(call, answer::grant).await
+    }
+
+    /// `GET sns/auth`: whether a web token is good for its user.
+    pub async fn check_web_token(&self, token: &WebToken, user: &OpenId) -> Result<(), Error> {
+        let query = [("access_token", token.expose()), ("openid", user.as_str())];
+        let call = Call::get("/sns/auth", &query, &[token.expose()]);
+        self.send(call, answer::done).await
+    }
+
+    /// `GET sns/userinfo`: the profile of a user who has consented to it.
+    ///
+    /// The global token is refused by WeChat (40001), and here it does not compile:
+    ///
+    /// ```compile_fail,E0308
+    /// # async fn f(client: wechat::Client, user: wechat::OpenId) {
+    /// let global = wechat::GlobalToken::new("the app's");
+    /// client.web_user(&global, &user, None).await;
+    /// # }
+    /// ```
+    ///
+    /// as the web token does:
+    ///
+    /// ```
+    /// # async fn f(client: wechat::Client, user: wechat::OpenId) {
+    /// let web = wechat::WebToken::new("the user's");
+    /// client.web_user(&web, &user, None).await;
+    /// # }
+    /// ```
+    pub async fn web_user(
+        &self,
+        token: &WebToken,
+        user: &OpenId,
+        lang: Option<Lang>,
+    ) -> Result<WebUser, Error> {
+        let mut query = vec![("access_token", token.expose()), ("openid", user.as_str())];
+        query.extend(lang.map(|lang| ("lang", lang.as_str())));
+        let call = Call::get("/sns/userinfo", &query, &[token.expose()]);
+        self.send(call, answer::web_user).await
+    }
+
+    /// `GET sns/jscode2session`: who has logged in to a mini program, for the code of `wx.login`,
+    /// which is spent by it.
+    pub async fn exchange_js_code(
+        &self,
+        app: &AppId,
+        secret: &AppSecret,
+        code: &AuthCode,
+    ) -> Result<MiniSession, Error> {
+        let query = [
+            ("appid", app.as_str()),
+            ("secret", secret.expose()),
+            ("js_code", code.expose()),
+            ("grant_type", "authorization_code"),
+        ];
+        let secrets = [secret.expose(), code.expose()];
+        let call = Call::get("/sns/jscode2session", &query, &secrets).only_once().patient();
+        self.send(call, answer::mini_session).await
+    }
+
+    /// The address of the page where a user of an official account consents, or is known silently.
+    pub fn authorize_url(&self, page: &AuthorizePage<'_>) -> String {
+        page.url(&self.0.pages)
     }
 
     /// What WeChat's clock says, as the header `Date` has it: of the answer to a call without a
     /// token, which costs nothing. `None`: the answer does not say.
     pub async fn server_date(&self) -> Result<Option<String>, Error> {
-        let call = Call::get("/cgi-bin/get_api_domain_ip", &[], "");
+        let call = Call::get("/cgi-bin/get_api_domain_ip", &[], &[]);
         self.exchange(&call, |answer| Ok(answer.date.clone())).await
     }
 
     fn build(config: Config, connector: Connector) -> Result<Self, ConfigError> {
         let call_timeout = config.call_timeout;
+        let pages = config.pages_base()?;
         let hosts = config.into_hosts()?;
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_IDLE);
         let kept = builder.build(connector.clone());
         let fresh = builder.pool_max_idle_per_host(0).build(connector);
-        Ok(Self(Arc::new(Inner { hosts, kept, fresh, call_timeout })))
+        Ok(Self(Arc::new(Inner { hosts, pages, kept, fresh, call_timeout })))
     }
 
     /// Sends a call, and picks what its answer says.
@@ -242,7 +372,7 @@ impl Client {
         call: &Call<'_>,
         read: impl Fn(&Answer) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let deadline = Instant::now() + self.0.call_timeout;
+        let deadline = Instant::now() + self.0.call_timeout.max(call.at_least);
         let mut hosts = self.0.hosts.as_slice();
         let mut second_chance = call.repeatable && hosts.len() == 1;
         let mut sent = false;
@@ -281,7 +411,7 @@ impl Client {
             }
         }
 
-        let reason = redacted(&reasons.join("; "), &[call.secret]);
+        let reason = redacted(&reasons.join("; "), &call.secrets);
         Err(TransportError { sent, reason }.into())
     }
 
@@ -333,14 +463,16 @@ struct Call<'a> {
     method: Method,
     path_and_query: String,
     body: Bytes,
-    /// The one secret in it.
-    secret: &'a str,
+    /// The secrets in it.
+    secrets: Vec<&'a str>,
     /// Whether asking twice changes nothing at WeChat.
     repeatable: bool,
+    /// The least budget of the call.
+    at_least: Duration,
 }
 
 impl<'a> Call<'a> {
-    fn get(path: &str, query: &[(&str, &str)], secret: &'a str) -> Self {
+    fn get(path: &str, query: &[(&str, &str)], secrets: &[&'a str]) -> Self {
         let mut path_and_query = path.to_owned();
         for (at, (name, value)) in query.iter().enumerate() {
             path_and_query.push(if at == 0 { '?' } else { '&' });
@@ -348,17 +480,24 @@ impl<'a> Call<'a> {
             path_and_query.push('=');
             path_and_query.extend(utf8_percent_encode(value, QUERY));
         }
-        Self { method: Method::GET, path_and_query, body: Bytes::new(), secret, repeatable: true }
+        let (method, body, secrets) = (Method::GET, Bytes::new(), secrets.to_vec());
+        let (repeatable, at_least) = (true, Duration::ZERO);
+        Self { method, path_and_query, body, secrets, repeatable, at_least }
     }
 
-    fn post(path: &str, query: &[(&str, &str)], body: &Value, secret: &'a str) -> Self {
+    fn post(path: &str, query: &[(&str, &str)], body: &Value, secrets: &[&'a str]) -> Self {
         let body = Bytes::from(body.to_string());
-        Self { method: Method::POST, body, ..Self::get(path, query, secret) }
+        Self { method: Method::POST, body, ..Self::get(path, query, secrets) }
     }
 
     /// The call as one that must not reach WeChat twice.
     fn only_once(self) -> Self {
         Self { repeatable: false, ..self }
+    }
+
+    /// The call as one whose answer is worth waiting for, because there is no second one.
+    fn patient(self) -> Self {
+        Self { at_least: EXCHANGE, ..self }
     }
 
     fn request(&self, host: &Host) -> Result<Request<Full<Bytes>>, Failure> {
@@ -390,7 +529,7 @@ fn read<T>(
 ) -> Result<T, Error> {
     let status = answer.status;
     match &answer.body {
-        Some(body) => lenient::read(status, body, &[call.secret], pick),
+        Some(body) => lenient::read(status, body, &call.secrets, pick),
         None => Err(ProtocolError { reason: "it is longer than 4 MiB".to_owned(), status }.into()),
     }
 }

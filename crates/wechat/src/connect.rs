@@ -27,6 +27,9 @@ use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 pub struct Config {
     /// The base URLs to try, in this order; `https`, or `http` for a simulator.
     pub hosts: Vec<Uri>,
+    /// Where WeChat's pages for browsers are; `https`, or `http` for a simulator. No call goes
+    /// there: addresses of pages begin with it.
+    pub pages: Uri,
     /// Certificates, in PEM, to trust beside those of the public authorities.
     pub ca_pem: Option<Vec<u8>>,
     /// An HTTP proxy to go through by CONNECT, as `http://[user:password@]host:port`.
@@ -44,6 +47,7 @@ impl Default for Config {
                 Uri::from_static("https://api.weixin.qq.com"),
                 Uri::from_static("https://api2.weixin.qq.com"),
             ],
+            pages: Uri::from_static("https://open.weixin.qq.com"),
             ca_pem: None,
             proxy: None,
             connect_timeout: Duration::from_secs(3),
@@ -56,6 +60,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("hosts", &self.hosts)
+            .field("pages", &self.pages)
             .field("ca_pem", &self.ca_pem.as_ref().map(Vec::len))
             // The proxy's password stays out.
             .field("proxy", &self.proxy.as_ref().and_then(Uri::host))
@@ -71,6 +76,9 @@ pub enum ConfigError {
     /// The list of hosts is empty.
     #[error("no host of WeChat is configured")]
     NoHost,
+    /// The base URL of the pages has another scheme, a user, or a query.
+    #[error("the pages of WeChat must be at `https://host[:port][/path]` or the same with `http`")]
+    Pages,
     /// A base URL has another scheme, a user, or a query.
     #[error("a host of WeChat must be `https://host[:port][/path]` or the same with `http`")]
     Host,
@@ -103,6 +111,11 @@ impl Config {
             return Err(ConfigError::Timeout);
         }
         self.hosts.iter().map(Host::of).collect::<Option<_>>().ok_or(ConfigError::Host)
+    }
+
+    /// What the addresses of pages begin with.
+    pub(crate) fn pages_base(&self) -> Result<String, ConfigError> {
+        Host::of(&self.pages).map(|host| host.base_url).ok_or(ConfigError::Pages)
     }
 
     /// A connector that puts TLS and the proxy on top of TCP.

@@ -188,6 +188,13 @@ pub(crate) fn list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<i64>, D::Er
     Ok(value.as_array().map(|all| all.iter().filter_map(to_integer).collect()).unwrap_or_default())
 }
 
+/// A list of texts; empty for anything else, without the entries that are no text.
+pub(crate) fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let value = Value::deserialize(from)?;
+    let text = |one: &Value| one.as_str().map(str::to_owned);
+    Ok(value.as_array().map(|all| all.iter().filter_map(text).collect()).unwrap_or_default())
+}
+
 /// An openid field.
 pub(crate) fn openid<'de, D: Deserializer<'de>>(from: D) -> Result<OpenId, D::Error> {
     text(from).map(OpenId::new)
@@ -206,7 +213,10 @@ mod tests {
     use crate::{Kind, answer, fuzzing::every_parser};
 
     /// A valid body of each kind, and an error.
-    const BODIES: [&str; 8] = [
+    const BODIES: [&str; 11] = [
+        r#"{"access_token":"ACCESS_TOKEN","expires_in":7200,"refresh_token":"REFRESH_TOKEN","openid":"OPENID","scope":"SCOPE","is_snapshotuser":1,"unionid":"UNIONID"}"#,
+        r#"{"openid":"OPENID","nickname":"微信\ud83d\ude00","sex":0,"province":"","city":"","country":"","headimgurl":"https://thirdwx.qlogo.cn/mmopen/0","privilege":["PRIVILEGE1"],"unionid":"UNIONID"}"#,
+        r#"{"openid":"OPENID","session_key":"tiihtNczf5v6AKRyjwEUhQ==","unionid":"UNIONID"}"#,
         r#"{"access_token":"ACCESS_TOKEN","expires_in":7200}"#,
         r#"{"errcode":0,"errmsg":"ok","ticket":"TICKET","expires_in":7200}"#,
         r#"{"subscribe":1,"openid":"o6_bmjrPTlm6_2sgVt7hMZOPfL2M","nickname":"微信\ud83d\ude00","tagid_list":[128,2]}"#,
@@ -317,7 +327,7 @@ mod tests {
             check_api(body, code, stem, Some(rid));
         }
 
-        let Err(Error::Api(refused)) = read_token(200, BODIES[7].as_bytes()) else { panic!() };
+        let Err(Error::Api(refused)) = read_token(200, BODIES[10].as_bytes()) else { panic!() };
         assert_eq!(refused.refused_ip.as_deref(), Some("116.25.45.231"));
         assert_eq!(refused.rid.as_deref(), Some("61250a39-612fed42-36740516"));
         assert_eq!(refused.kind(), Kind::IpRefused);

@@ -12,7 +12,9 @@
 //! - `error`: [`Error`] by who is at fault, and the texts that WeChat sends along;
 //! - `errcode`: the table of WeChat's return codes;
 //! - `lenient`: from any bytes to an answer or an error, never a panic;
-//! - `sign`: the signatures of JS-SDK pages and cards.
+//! - `oauth`: scopes, and the addresses of the pages where users consent;
+//! - `sign`: the signatures of JS-SDK pages and cards;
+//! - `mini`: what a mini program signs and encrypts.
 
 mod types;
 
@@ -22,18 +24,27 @@ mod connect;
 mod errcode;
 mod error;
 mod lenient;
+mod mini;
+mod oauth;
 mod sign;
 
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use answer::{Follower, FollowerPage, IssuedTicket, IssuedToken, Quota, RateLimit};
+pub use answer::{
+    Follower, FollowerPage, IssuedGrant, IssuedTicket, IssuedToken, MiniSession, Quota, RateLimit,
+    WebUser,
+};
 pub use client::Client;
 pub use connect::{Config, ConfigError};
 pub use errcode::{Action, ErrorCode, Kind, errors_markdown, find, table};
 pub use error::{ApiError, Error, ProtocolError, TransportError, split_rid};
+pub use mini::{Undecryptable, decrypt, is_signed};
+pub use oauth::{
+    AuthorizePage, InvalidRedirect, InvalidState, LoginState, RedirectUri, Scope, UnknownScope,
+};
 pub use sign::{card_signature, jssdk_signature, sorted_sha1};
 pub use types::{
-    AppId, AppSecret, GlobalToken, InvalidAppId, Lang, Mode, OpenId, Ticket, TicketKind, UnionId,
-    UnknownLang, UnknownTicketKind,
+    AppId, AppSecret, AuthCode, GlobalToken, InvalidAppId, Lang, Mode, OpenId, RefreshToken,
+    SessionKey, Ticket, TicketKind, UnionId, UnknownLang, UnknownTicketKind, WebToken,
 };

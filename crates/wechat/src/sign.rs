@@ -30,7 +30,7 @@ pub fn sorted_sha1(parts: &[&str]) -> String {
     sha1_hex(&parts.concat())
 }
 
-fn sha1_hex(text: &str) -> String {
+pub(crate) fn sha1_hex(text: &str) -> String {
     let mut hex = String::with_capacity(40);
     for byte in digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref() {
         // Writing to a string cannot fail.

@@ -7,6 +7,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use serde::{Serialize, Serializer};
 
 /// The id of an app: `wx` and 16 hexadecimal digits at WeChat; here 1–64 of `[A-Za-z0-9_-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +63,12 @@ macro_rules! user_ids {
             /// The id as text.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&self.0)
             }
         }
 
@@ -123,6 +130,24 @@ secrets! {
     GlobalToken;
     /// A `jsapi` or `wx_card` ticket of an app.
     Ticket;
+    /// The web access token of one user, good for `sns/*` only. No conversion leads from or to the
+    /// global token of the app:
+    ///
+    /// ```compile_fail,E0277
+    /// let global: wechat::GlobalToken = wechat::WebToken::new("the user's").into();
+    /// ```
+    /// ```compile_fail,E0277
+    /// let web: wechat::WebToken = wechat::GlobalToken::new("the app's").into();
+    /// ```
+    WebToken;
+    /// What renews a [`WebToken`] for 30 days.
+    RefreshToken;
+    /// What a user's consent, or `wx.login` in a mini program, is handed over as: exchanged once,
+    /// within 5 minutes.
+    AuthCode;
+    /// The key of a mini program's user, base64 of 16 bytes, which signs and encrypts what the
+    /// mini program reads of them.
+    SessionKey;
 }
 
 /// Which of the two tickets of an app.
@@ -246,6 +271,18 @@ mod tests {
         assert_eq!(
             shown,
             "AppSecret([redacted]) GlobalToken([redacted]) Ticket([redacted]) OpenId(oABC…)"
+        );
+        let shown = format!(
+            "{:?} {:?} {:?} {:?}",
+            WebToken::new("w3b"),
+            RefreshToken::new("r3fr3sh"),
+            AuthCode::new("c0d3"),
+            SessionKey::new("k3y")
+        );
+        assert_eq!(
+            shown,
+            "WebToken([redacted]) RefreshToken([redacted]) AuthCode([redacted]) \
+             SessionKey([redacted])"
         );
     }
 }

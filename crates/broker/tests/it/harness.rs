@@ -68,6 +68,7 @@ impl World {
         let serving = tasks.spawn(sim.clone().serve(listener, None, until));
         let wechat = wechat::Client::new(wechat::Config {
             hosts: vec![base.parse().unwrap()],
+            pages: base.parse().unwrap(),
             ..wechat::Config::default()
         })
         .unwrap();

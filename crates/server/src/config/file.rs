@@ -134,6 +134,9 @@ configuration! {
         /// reached.
         base_urls: Vec<String> =
             vec!["https://api.weixin.qq.com".to_owned(), "https://api2.weixin.qq.com".to_owned()], "";
+        /// Where WeChat's pages for browsers are, on which users consent. Other than WeChat's own
+        /// for the simulator only.
+        pages_url: String = "https://open.weixin.qq.com".to_owned(), "";
         /// Certificates in PEM to trust beside those of the public authorities.
         ca_file: Option<String> = None, "\"ca.pem\"";
         /// An HTTP proxy to go through by CONNECT: `http://[user:password@]host:port`.

@@ -198,6 +198,10 @@ fn upstream(typed: &Typed) -> Result<wechat::Config, ConfigError> {
         url.parse::<Uri>().map_err(|_| typed.problem("upstream.base_urls", "holds what is no URL"))
     });
     let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+    let pages = raw
+        .pages_url
+        .parse::<Uri>()
+        .map_err(|_| typed.problem("upstream.pages_url", "is no URL"))?;
     let ca_pem = match &raw.ca_file {
         None => None,
         Some(file) => {
@@ -238,11 +242,12 @@ fn upstream(typed: &Typed) -> Result<wechat::Config, ConfigError> {
         );
         return Err(typed.problem("upstream.connect_timeout", problem));
     }
-    let config = wechat::Config { hosts, ca_pem, proxy, connect_timeout, call_timeout };
+    let config = wechat::Config { hosts, pages, ca_pem, proxy, connect_timeout, call_timeout };
     // What is wrong with the rest is known to the client alone; building one makes no connection.
     wechat::Client::new(config.clone()).map_err(|err| {
         let key = match err {
             wechat::ConfigError::Certificates => "upstream.ca_file",
+            wechat::ConfigError::Pages => "upstream.pages_url",
             wechat::ConfigError::Proxy => proxy_key,
             wechat::ConfigError::Timeout => "upstream.call_timeout",
             _ => "upstream.base_urls",

@@ -106,7 +106,8 @@ impl World {
             store: Arc::clone(&store) as Arc<dyn Store>,
             shared: store as Arc<dyn Shared>,
             wechat: wechat::Client::new(wechat::Config {
-                hosts: vec![upstream],
+                hosts: vec![upstream.clone()],
+                pages: upstream,
                 ..wechat::Config::default()
             })
             .map_err(|err| Failure::new(err.to_string()))?,

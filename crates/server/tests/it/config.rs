@@ -50,6 +50,8 @@ async fn what_is_wrong_is_named_by_file_key_and_what_is_allowed() {
             vec!["upstream.connect_timeout", "`9s`", "longer than `upstream.call_timeout`, `8s`"],
         ),
         ("[upstream]\nbase_urls = []", vec!["upstream.base_urls", "no host"]),
+        ("[upstream]\npages_url = \"open\"", vec!["upstream.pages_url", "https://host"]),
+        ("[upstream]\npages_url = \"https://a b\"", vec!["upstream.pages_url", "no URL"]),
         ("[upstream]\nca_file = \"none.pem\"", vec!["upstream.ca_file", "none.pem"]),
         ("[upstream]\nproxy = \"ftp://x\"", vec!["upstream.proxy", "http://[user:password@]"]),
         ("[log]\nformat = \"xml\"", vec!["log.format", "`human` or `json`"]),

@@ -74,10 +74,12 @@ impl World {
         let stop_all = CancellationToken::new();
         let tasks = TaskTracker::new();
         let wechat = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let hosts = vec![format!("http://{}", wechat.local_addr().unwrap()).parse().unwrap()];
+        let pages: ::http::Uri =
+            format!("http://{}", wechat.local_addr().unwrap()).parse().unwrap();
+        let hosts = vec![pages.clone()];
         tasks.spawn(sim.clone().serve(wechat, None, stop_all.clone().cancelled_owned()));
 
-        let config = wechat::Config { hosts, ..wechat::Config::default() };
+        let config = wechat::Config { hosts, pages, ..wechat::Config::default() };
         let dir = setup.sqlite.then(|| TempDir::new().unwrap());
         let store = MemoryStore::new(clock.clone());
         let sqlite = match &dir {

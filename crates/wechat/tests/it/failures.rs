@@ -1,14 +1,15 @@
 //! What errors say, and that no secret and no URL is in any of them.
 
-use wechat::{Error, Mode};
+use wechat::{AuthCode, Error, Mode, RefreshToken};
 
 use crate::server::{Reply, Server, app, client, closed_port, secret, token};
 
 /// Makes one call with each secret against a host that always fails in the same way, and checks
 /// that the errors show nothing. The call with the AppSecret in the query comes first.
 async fn check_errors(reply: impl Fn() -> Option<Reply>) -> Vec<Error> {
+    let (code, refresh) = (AuthCode::new("c4n4ry+c0d3"), RefreshToken::new("c4n4ry+r3fr3sh"));
     let mut errors = Vec::new();
-    for call in 0..5 {
+    for call in 0..8 {
         let server = Server::start(reply()).await;
         let host = if reply().is_some() { server.url() } else { closed_port().await };
         let client = client(&[host]);
@@ -17,10 +18,14 @@ async fn check_errors(reply: impl Fn() -> Option<Reply>) -> Vec<Error> {
             1 => client.stable_token(&app(), &secret(), Mode::Normal).await.unwrap_err(),
             2 => client.stable_token(&app(), &secret(), Mode::Force).await.unwrap_err(),
             3 => client.clear_quota_v2(&app(), &secret()).await.unwrap_err(),
+            4 => client.exchange_code(&app(), &secret(), &code).await.unwrap_err(),
+            5 => client.exchange_js_code(&app(), &secret(), &code).await.unwrap_err(),
+            6 => client.refresh_web_token(&app(), &refresh).await.unwrap_err(),
             _ => client.api_domain_ips(&token()).await.unwrap_err(),
         };
         let shown = format!("{error} {error:?}");
-        for leak in ["c4n4ry", "s3cr3t", "t0k3n", "://", "cgi-bin", "grant_type"] {
+        for leak in ["c4n4ry", "s3cr3t", "t0k3n", "c0d3", "r3fr3sh", "://", "cgi-bin", "grant_type"]
+        {
             assert!(!shown.contains(leak), "{leak} in {shown}");
         }
         errors.push(error);
@@ -48,7 +53,8 @@ fn check_protocol(errors: &[Error], status: u16, reason: &str) {
 /// An answer that says everything the request did.
 fn echo(head: &str, body: &str) -> Reply {
     let url = "http://127.0.0.1/cgi-bin/token?secret=c4n4ry%2Bs3cr3t%2F%26";
-    let tell = "c4n4ry+s3cr3t/& c4n4ry=t0k3n? c4n4ry%3Dt0k3n%3F";
+    let tell = "c4n4ry+s3cr3t/& c4n4ry=t0k3n? c4n4ry%3Dt0k3n%3F c4n4ry+c0d3 c4n4ry%2Bc0d3 \
+                c4n4ry+r3fr3sh";
     Reply::Raw(format!("{head}\r\nX-Told: {tell}\r\nLocation: {url}\r\n\r\n{body}{tell}").into())
 }
 

@@ -4,7 +4,9 @@ use std::{io, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::Instant};
-use wechat::{Client, Config, ConfigError, Error, Mode, OpenId, TicketKind};
+use wechat::{
+    AuthCode, Client, Config, ConfigError, Error, Mode, OpenId, RefreshToken, TicketKind, WebToken,
+};
 
 use crate::server::{Reply, Server, TOKEN_BODY, app, client, closed_port, config, secret, token};
 
@@ -17,9 +19,19 @@ async fn only_once(client: &Client, call: usize) -> Result<(), Error> {
         0 => client.token(&app(), &secret()).await.map(drop),
         1 => client.stable_token(&app(), &secret(), Mode::Force).await.map(drop),
         2 => client.clear_quota(&token(), &app()).await,
-        _ => client.clear_quota_v2(&app(), &secret()).await,
+        3 => client.clear_quota_v2(&app(), &secret()).await,
+        4 => client.exchange_code(&app(), &secret(), &AuthCode::new("c")).await.map(drop),
+        5 => client.refresh_web_token(&app(), &RefreshToken::new("r")).await.map(drop),
+        _ => client.exchange_js_code(&app(), &secret(), &AuthCode::new("c")).await.map(drop),
     }
 }
+
+/// A successful answer to each.
+const ONLY_ONCE: [&str; 7] = [TOKEN_BODY, TOKEN_BODY, DONE, DONE, GRANT, GRANT, MINI_SESSION];
+
+const GRANT: &str =
+    r#"{"access_token":"W","expires_in":7200,"refresh_token":"R","openid":"O","scope":"S"}"#;
+const MINI_SESSION: &str = r#"{"openid":"O","session_key":"K"}"#;
 
 /// Every call that may, by number, with a successful answer.
 async fn repeatable(client: &Client, call: usize) -> Result<(), Error> {
@@ -31,11 +43,13 @@ async fn repeatable(client: &Client, call: usize) -> Result<(), Error> {
         3 => client.user_info_batch(&token(), &[user], None).await.map(drop),
         4 => client.users(&token(), None).await.map(drop),
         5 => client.api_domain_ips(&token()).await.map(drop),
-        _ => client.quota(&token(), "/cgi-bin/user/info").await.map(drop),
+        6 => client.quota(&token(), "/cgi-bin/user/info").await.map(drop),
+        7 => client.check_web_token(&WebToken::new("w"), &user).await,
+        _ => client.web_user(&WebToken::new("w"), &user, None).await.map(drop),
     }
 }
 
-const ANSWERS: [&str; 7] = [
+const ANSWERS: [&str; 9] = [
     TOKEN_BODY,
     r#"{"errcode":0,"ticket":"T","expires_in":7200}"#,
     r#"{"subscribe":0,"openid":"o1"}"#,
@@ -43,6 +57,8 @@ const ANSWERS: [&str; 7] = [
     r#"{"total":0,"count":0,"next_openid":""}"#,
     r#"{"ip_list":[]}"#,
     r#"{"errcode":0,"quota":{}}"#,
+    DONE,
+    r#"{"openid":"o1"}"#,
 ];
 
 fn gateway() -> Reply {
@@ -52,8 +68,7 @@ fn gateway() -> Reply {
 
 #[tokio::test]
 async fn every_call_goes_on_when_nothing_was_sent() {
-    for call in 0..4 {
-        let answer = if call < 2 { TOKEN_BODY } else { DONE };
+    for (call, answer) in ONLY_ONCE.into_iter().enumerate() {
         let second = Server::start([Reply::Json(answer)]).await;
         let client = client(&[closed_port().await, second.url()]);
         only_once(&client, call).await.unwrap();
@@ -70,7 +85,7 @@ async fn every_call_goes_on_when_nothing_was_sent() {
 #[tokio::test]
 async fn a_call_that_counts_is_never_sent_twice() {
     let spoilers = || [Reply::Reset, Reply::Raw(Vec::new()), gateway(), Reply::Json(BUSY)];
-    for call in 0..4 {
+    for call in 0..ONLY_ONCE.len() {
         for (number, spoiler) in spoilers().into_iter().enumerate() {
             let first = Server::start([spoiler]).await;
             let second = Server::start([]).await;
@@ -104,12 +119,16 @@ async fn a_call_that_changes_nothing_goes_on() {
 #[tokio::test]
 async fn an_errcode_is_final() {
     let under_502 = format!("HTTP/1.1 502 Bad Gateway\r\n\r\n{BUSY}");
-    for call in 0..14 {
-        let busy = if call < 7 { Reply::Json(BUSY) } else { Reply::Raw(under_502.clone().into()) };
+    for call in 0..2 * ANSWERS.len() {
+        let busy = if call < ANSWERS.len() {
+            Reply::Json(BUSY)
+        } else {
+            Reply::Raw(under_502.clone().into())
+        };
         let first = Server::start([busy]).await;
         let second = Server::start([]).await;
         let client = client(&[first.url(), second.url()]);
-        let error = repeatable(&client, call % 7).await.unwrap_err();
+        let error = repeatable(&client, call % ANSWERS.len()).await.unwrap_err();
         assert!(matches!(error, Error::Api(error) if error.code == -1));
         assert_eq!(second.connections(), 0);
     }
@@ -271,6 +290,10 @@ fn configurations_that_cannot_work() {
     for host in ["ftp://x", "x", "/x", "https://a:b@x", "https://x/?q"] {
         check(config(&[host.to_owned()]), ConfigError::Host);
     }
+    for pages in ["ftp://x", "x", "/x", "https://a:b@x", "https://x/?q"] {
+        let pages = pages.parse().unwrap();
+        check(Config { pages, ..Config::default() }, ConfigError::Pages);
+    }
     for proxy in ["https://proxy:3128", "socks5://proxy:1080", "/"] {
         let proxy = Some(proxy.parse().unwrap());
         check(Config { proxy, ..Config::default() }, ConfigError::Proxy);
@@ -281,5 +304,7 @@ fn configurations_that_cannot_work() {
     }
     let call_timeout = Duration::ZERO;
     check(Config { call_timeout, ..Config::default() }, ConfigError::Timeout);
-    assert_eq!(Client::new(Config::default()).unwrap().budget(), Duration::from_secs(8));
+    let client = Client::new(Config::default()).unwrap();
+    assert_eq!(client.budget(), Duration::from_secs(8));
+    assert_eq!(client.exchange_budget(), Duration::from_secs(20));
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use wechat::{Client, Error, Lang, Mode, OpenId, TicketKind};
+use wechat::{AuthCode, Client, Error, Lang, Mode, OpenId, RefreshToken, TicketKind, WebToken};
 
 use crate::server::{Reply, Server, TOKEN_BODY, app, client, secret, token};
 
@@ -17,6 +17,63 @@ async fn check<T: Debug>(
     let expected = expected.replace("HOST", &server.address.to_string());
     assert_eq!(server.requests(), [expected]);
     result
+}
+
+/// What the exchange of a code and the renewal of a web token answer.
+const GRANT: &str = r#"{"access_token":"WEB","expires_in":7200,"refresh_token":"REFRESH","openid":"O","scope":"snsapi_base"}"#;
+
+#[tokio::test]
+async fn the_exchange_of_a_code() {
+    let expected = "GET /sns/oauth2/access_token?appid=wx0123456789abcdef\
+                    &secret=c4n4ry%2Bs3cr3t%2F%26&code=c%2B0d3&grant_type=authorization_code \
+                    HTTP/1.1\nhost: HOST\n\n";
+    let code = AuthCode::new("c+0d3");
+    let issued =
+        check(expected, GRANT, async |client| client.exchange_code(&app(), &secret(), &code).await);
+    assert_eq!(issued.await.token.expose(), "WEB");
+}
+
+#[tokio::test]
+async fn a_web_token_is_renewed_by_its_refresh_token_and_nothing_else() {
+    let expected = "GET /sns/oauth2/refresh_token?appid=wx0123456789abcdef\
+                    &grant_type=refresh_token&refresh_token=r3fr3sh HTTP/1.1\nhost: HOST\n\n";
+    let refresh = RefreshToken::new("r3fr3sh");
+    let issued =
+        check(expected, GRANT, async |client| client.refresh_web_token(&app(), &refresh).await);
+    assert_eq!(issued.await.refresh_token.expose(), "REFRESH");
+}
+
+#[tokio::test]
+async fn a_web_token_is_checked() {
+    let expected = "GET /sns/auth?access_token=w3b&openid=o1 HTTP/1.1\nhost: HOST\n\n";
+    let (web, user) = (WebToken::new("w3b"), OpenId::new("o1"));
+    check(expected, DONE, async |client| client.check_web_token(&web, &user).await).await;
+}
+
+#[tokio::test]
+async fn a_profile() {
+    let answer = r#"{"openid":"o1","nickname":"N"}"#;
+    let (web, user) = (WebToken::new("w3b"), OpenId::new("o1"));
+    for (lang, rest) in [(None, ""), (Some(Lang::En), "&lang=en")] {
+        let expected =
+            format!("GET /sns/userinfo?access_token=w3b&openid=o1{rest} HTTP/1.1\nhost: HOST\n\n");
+        let profile =
+            check(&expected, answer, async |client| client.web_user(&web, &user, lang).await).await;
+        assert_eq!(profile.nickname, "N");
+    }
+}
+
+#[tokio::test]
+async fn the_exchange_of_a_js_code() {
+    let expected = "GET /sns/jscode2session?appid=wx0123456789abcdef\
+                    &secret=c4n4ry%2Bs3cr3t%2F%26&js_code=c0d3&grant_type=authorization_code \
+                    HTTP/1.1\nhost: HOST\n\n";
+    let answer = r#"{"session_key":"tiihtNczf5v6AKRyjwEUhQ==","openid":"o1"}"#;
+    let code = AuthCode::new("c0d3");
+    let session = check(expected, answer, async |client| {
+        client.exchange_js_code(&app(), &secret(), &code).await
+    });
+    assert_eq!(session.await.openid.as_str(), "o1");
 }
 
 const DONE: &str = r#"{"errcode":0,"errmsg":"ok"}"#;
