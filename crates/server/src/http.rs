@@ -2,15 +2,19 @@
 //!
 //! From the top: `listen` accepts connections and reads requests; `service` answers a token read
 //! from memory on the spot and hands everything else to `call`, which takes a request through its
-//! policy (`policy`), its input (`input`) and its operation (`token`, `ticket`, `user`, `health`).
+//! policy (`policy`), its input (`input`) and its operation (`token`, `ticket`, `user`, `oauth`,
+//! `grant`, `mini`, `health`).
 //! What goes wrong is worded in `problem`, the only place with status codes for it. `openapi`
 //! describes all of it, from the same table of routes.
 
 mod answer;
 mod call;
+mod grant;
 mod health;
 mod input;
 mod listen;
+mod mini;
+mod oauth;
 mod openapi;
 mod patience;
 mod policy;
@@ -34,7 +38,7 @@ pub use problem::{ProblemType, problems_markdown};
 pub use service::{Payload, Service};
 pub use tls::{Tls, TlsError};
 
-pub(crate) use input::parse_openid;
+pub(crate) use input::{parse_held_openid, parse_openid};
 
 use request_id::RequestIds;
 

@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span, field::Empty};
 
 use super::{
-    Access, App, Operation, Route, health,
+    Access, App, Operation, Route, grant, health,
     input::{Query, check_json},
-    openapi,
+    mini, oauth, openapi,
     problem::{Problem, ProblemType},
     request_id::X_REQUEST_ID,
     service::Payload,
@@ -34,6 +34,21 @@ pub(super) type Parameters = Result<RawPathParams, RawPathParamsRejection>;
 
 /// What an operation answers.
 pub(super) type Answer = Result<Response<Payload>, Problem>;
+
+/// What a request brings, beside who brings it.
+pub(super) struct Input<'a> {
+    parameters: &'a RawPathParams,
+    pub(super) query: &'a Query<'a>,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: &'a Bytes,
+}
+
+impl Input<'_> {
+    /// A part of the path that the route leaves open.
+    pub(super) fn part(&self, name: &str) -> &str {
+        parameter(self.parameters, name).unwrap_or_default()
+    }
+}
 
 /// Who calls, and for which app: both are there, and the one may use the other.
 pub(super) struct Caller {
@@ -126,8 +141,9 @@ async fn work(app: &App, route: &Route, parameters: Parameters, request: Request
     let operation = async {
         let body = read_body(app, route.operation, &head.headers, body).await?;
         let allowed = app.limits.request_timeout + route.operation.extra_time();
-        let input = (&parameters, &query, &body);
-        let operation = operate(app, route.operation, caller.as_ref(), input);
+        let input =
+            Input { parameters: &parameters, query: &query, headers: &head.headers, body: &body };
+        let operation = operate(app, route.operation, caller.as_ref(), &input);
         timeout(allowed, operation).await.unwrap_or_else(|_| {
             let detail = "The server gave up on this request; it took too long.";
             Err(Problem::new(ProblemType::Deadline, detail))
@@ -193,19 +209,27 @@ async fn operate(
     app: &App,
     operation: Operation,
     caller: Option<&Caller>,
-    (parameters, query, body): (&RawPathParams, &Query<'_>, &Bytes),
+    input: &Input<'_>,
 ) -> Answer {
     // Were such an operation public in the table, this would still let nobody in.
     let caller = || caller.ok_or_else(|| Problem::unauthorized(false));
-    let part = |name| parameter(parameters, name).unwrap_or_default();
+    let Input { query, body, .. } = input;
     match operation {
         Operation::ReadToken => token::read(app, caller()?, query).await,
         Operation::ReportToken => token::report(app, caller()?, body).await,
-        Operation::ReadTicket => ticket::read(app, caller()?, part("kind")).await,
+        Operation::ReadTicket => ticket::read(app, caller()?, input.part("kind")).await,
         Operation::SignPage => ticket::sign_page(app, caller()?, body).await,
-        Operation::ReadUser => user::read(app, caller()?, part("openid"), query).await,
+        Operation::ReadUser => user::read(app, caller()?, input.part("openid"), query).await,
         Operation::ReadUsers => user::read_batch(app, caller()?, body).await,
         Operation::ListUsers => user::list(app, caller()?, query).await,
+        Operation::AuthorizeUrl => oauth::authorize_url(app, caller()?, body),
+        Operation::ExchangeCode => oauth::exchange(app, caller()?, input).await,
+        Operation::ReadGrants => grant::read(app, caller()?, input.part("openid")).await,
+        Operation::ForgetUser => grant::forget(app, caller()?, input.part("openid")).await,
+        Operation::ReadProfile => grant::profile(app, caller()?, input.part("openid"), query).await,
+        Operation::MiniLogin => mini::login(app, caller()?, input).await,
+        Operation::MiniDecrypt => mini::decrypt(app, caller()?, body).await,
+        Operation::MiniCheckSignature => mini::check_signature(app, caller()?, body).await,
         Operation::OpenApi => Ok(openapi::answer()),
         Operation::Health => Ok(health::health()),
         Operation::Ready => health::ready(app).await,

@@ -14,6 +14,9 @@ use super::problem::{Problem, ProblemType};
 /// The longest openid that is passed on; WeChat's have 28 characters.
 const LONGEST_OPENID: usize = 64;
 
+/// The longest openid that is looked up here.
+const LONGEST_HELD_OPENID: usize = 128;
+
 /// The parameters of a query, each at most once.
 #[derive(Debug)]
 pub(super) struct Query<'a>(Vec<(&'static str, Cow<'a, str>)>);
@@ -68,6 +71,11 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// Whether something is wished: `true` or `false`, which it is too when it is not given.
+    pub(super) fn flag(&self, name: &'static str) -> Result<bool, Problem> {
+        self.word(name).map(Option::unwrap_or_default)
+    }
+
     /// One of a few words, if it is given.
     pub(super) fn word<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, Problem>
     where
@@ -97,6 +105,36 @@ pub(crate) fn parse_openid(text: &str) -> Result<OpenId, String> {
         return Ok(OpenId::new(text));
     }
     Err(format!("An openid has 1 to {LONGEST_OPENID} characters of A-Z a-z 0-9 _ -."))
+}
+
+/// Reads an openid of somebody of whom something may be held: whatever WeChat once wrote.
+pub(crate) fn parse_held_openid(text: &str) -> Result<OpenId, String> {
+    if is_visible(text, LONGEST_HELD_OPENID) {
+        return Ok(OpenId::new(text));
+    }
+    Err(format!("An openid has 1 to {LONGEST_HELD_OPENID} visible ASCII characters."))
+}
+
+/// Whether a text has 1 to `most` characters that are all visible ASCII.
+pub(super) fn is_visible(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// The key under which a caller repeats its own request, if there is one: a string of a structured
+/// field, with its quotes or without.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    const LONGEST: usize = 255;
+    let mut given = headers.get_all("idempotency-key").iter();
+    let Some(one) = given.next() else { return Ok(None) };
+    let text = one.to_str().unwrap_or_default();
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    if given.next().is_none() && is_visible(bare, LONGEST) {
+        return Ok(Some(bare));
+    }
+    let detail = format!(
+        "The header `Idempotency-Key` has 1 to {LONGEST} visible ASCII characters, and comes once."
+    );
+    Err(Problem::invalid("Idempotency-Key", detail))
 }
 
 /// Checks by its headers that a body is JSON.
@@ -244,6 +282,23 @@ mod tests {
             r#""s3cr3t""#,
         ] {
             assert!(!refusal(body).contains("s3cr3t"), "{body}: {}", refusal(body));
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_repeat() {
+        let of = |given: &[&'static str]| {
+            let headers = given
+                .iter()
+                .map(|one| ("idempotency-key".parse().unwrap(), one.parse().unwrap()))
+                .collect::<HeaderMap>();
+            idempotency_key(&headers).map(|key| key.map(str::to_owned)).map_err(|_| ())
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&["a-1"]), Ok(Some("a-1".to_owned())));
+        assert_eq!(of(&["\"a-1\""]), Ok(Some("a-1".to_owned())));
+        for bad in [&[""][..], &["\"\""], &["a b"], &["\u{e4}"], &["a", "a"]] {
+            assert_eq!(of(bad), Err(()), "{bad:?}");
         }
     }
 

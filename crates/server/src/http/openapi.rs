@@ -73,9 +73,10 @@ fn described(route: &Route) -> Value {
     } else {
         described["security"] = json!([]);
     }
-    let in_path = route.parameters().map(|name| parameter("path", name));
-    let in_query = operation.query().iter().map(|name| parameter("query", name));
-    let parameters: Vec<_> = in_path.chain(in_query).collect();
+    let in_path = route.parameters().map(|name| parameter(operation, "path", name));
+    let in_query = operation.query().iter().map(|name| parameter(operation, "query", name));
+    let in_header = header(operation).map(|name| parameter(operation, "header", name));
+    let parameters: Vec<_> = in_path.chain(in_query).chain(in_header).collect();
     if !parameters.is_empty() {
         described["parameters"] = parameters.into();
     }
@@ -92,16 +93,17 @@ fn described(route: &Route) -> Value {
 fn responses(route: &Route) -> Value {
     let request_id = json!({ "X-Request-Id": { "$ref": "#/components/headers/X-Request-Id" } });
     let mut responses = Map::new();
-    let (schema, example) = schemas::success(route.operation);
-    let mut success = json!({
-        "description": "As asked.",
-        "headers": request_id,
-        "content": content("application/json", schema, &example),
-    });
-    if route.operation == Operation::OpenApi {
-        success["content"] = json!({ "application/json": { "schema": { "type": "object" } } });
+    if let Some((schema, example)) = schemas::success(route.operation) {
+        let mut success = json!({
+            "description": "As asked.",
+            "headers": request_id,
+            "content": content("application/json", schema, &example),
+        });
+        if route.operation == Operation::OpenApi {
+            success["content"] = json!({ "application/json": { "schema": { "type": "object" } } });
+        }
+        responses.insert("200".to_owned(), success);
     }
-    responses.insert("200".to_owned(), success);
     if let Some(nothing) = nothing(route.operation) {
         let nothing = json!({ "description": nothing, "headers": request_id });
         responses.insert("204".to_owned(), nothing);
@@ -115,7 +117,11 @@ fn responses(route: &Route) -> Value {
         let mut headers = request_id.clone();
         let extra = match status {
             401 => Some(("WWW-Authenticate", "string", "How to authenticate.")),
-            429 | 503 => Some(("Retry-After", "integer", "Seconds to wait before asking again.")),
+            429 | 502 | 503 => Some((
+                "Retry-After",
+                "integer",
+                "Seconds to wait before asking again, where that helps.",
+            )),
             _ => None,
         };
         if let Some((name, of_type, description)) = extra {
@@ -138,6 +144,11 @@ fn content(media_type: &str, schema: &str, example: &Value) -> Value {
     json!({ media_type: { "schema": { "$ref": reference }, "example": example } })
 }
 
+/// The header that an operation looks at, beside those that all have.
+fn header(operation: Operation) -> Option<&'static str> {
+    matches!(operation, Operation::ExchangeCode | Operation::MiniLogin).then_some("Idempotency-Key")
+}
+
 /// When an operation answers 204, if it does.
 fn nothing(operation: Operation) -> Option<&'static str> {
     match operation {
@@ -147,11 +158,19 @@ fn nothing(operation: Operation) -> Option<&'static str> {
         Operation::ReportToken => {
             Some("Heard; the client key may not read tokens, so it is not told one.")
         }
+        Operation::ForgetUser => Some("Nothing is held of the user any more."),
         Operation::ReadTicket
         | Operation::SignPage
         | Operation::ReadUser
         | Operation::ReadUsers
         | Operation::ListUsers
+        | Operation::AuthorizeUrl
+        | Operation::ExchangeCode
+        | Operation::ReadGrants
+        | Operation::ReadProfile
+        | Operation::MiniLogin
+        | Operation::MiniDecrypt
+        | Operation::MiniCheckSignature
         | Operation::OpenApi
         | Operation::Health
         | Operation::Ready => None,
@@ -161,25 +180,53 @@ fn nothing(operation: Operation) -> Option<&'static str> {
 /// What can go wrong with a route.
 fn problems(route: &Route) -> Vec<ProblemType> {
     use ProblemType as P;
+    /// What WeChat, or the way to it, does to a call.
+    const CALL: [P; 7] = [
+        P::WeChatForbidden,
+        P::WeChatQuota,
+        P::WeChatRefused,
+        P::WeChatUnreachable,
+        P::WeChatUnreadable,
+        P::WeChatBusy,
+        P::WeChatTimeout,
+    ];
+    /// What becomes of a code.
+    const CODE: [P; 5] =
+        [P::WrongAppKind, P::CodeUsed, P::CodeMaybeSpent, P::CodeRefused, P::StoreUnavailable];
     let mut kinds = vec![P::Malformed, P::Invalid, P::Internal];
     if route.access != Access::Public {
-        kinds.extend([P::Unauthorized, P::Forbidden, P::AppNotFound, P::NoSuchCredential]);
-        kinds.extend([P::TokenUnavailable, P::RefreshSlow, P::Deadline]);
+        kinds.extend([P::Unauthorized, P::Forbidden, P::AppNotFound]);
+    }
+    if matches!(tag(route.operation), "tokens" | "tickets" | "users") {
+        kinds.extend([P::NoSuchCredential, P::TokenUnavailable, P::RefreshSlow]);
+    }
+    if route.access != Access::Public {
+        kinds.push(P::Deadline);
     }
     if schemas::request(route.operation).is_some() {
         kinds.extend([P::BodyTimeout, P::BodyTooLarge, P::UnsupportedMediaType]);
     }
     match route.operation {
         Operation::ReadToken => kinds.push(P::TokenTooShort),
-        Operation::ReadUser | Operation::ReadUsers | Operation::ListUsers => kinds.extend([
-            P::WeChatForbidden,
-            P::WeChatQuota,
-            P::WeChatRefused,
-            P::WeChatUnreachable,
-            P::WeChatUnreadable,
-            P::WeChatBusy,
-            P::WeChatTimeout,
-        ]),
+        Operation::ReadUser | Operation::ReadUsers | Operation::ListUsers => kinds.extend(CALL),
+        Operation::AuthorizeUrl => kinds.push(P::WrongAppKind),
+        Operation::ExchangeCode | Operation::MiniLogin => {
+            kinds.extend(CODE);
+            kinds.extend(CALL);
+        }
+        Operation::ReadGrants => kinds.extend([P::NoGrant, P::StoreUnavailable]),
+        Operation::ForgetUser => kinds.push(P::StoreUnavailable),
+        Operation::ReadProfile => {
+            let own = [P::WrongAppKind, P::Reauthorize, P::RefreshSlow, P::StoreUnavailable];
+            kinds.extend(own);
+            kinds.extend(CALL);
+        }
+        Operation::MiniDecrypt => {
+            kinds.extend([P::WrongAppKind, P::Undecryptable, P::NoSession, P::StoreUnavailable])
+        }
+        Operation::MiniCheckSignature => {
+            kinds.extend([P::WrongAppKind, P::NoSession, P::StoreUnavailable]);
+        }
         Operation::Ready => kinds.extend([P::Draining, P::StoreUnavailable]),
         Operation::ReportToken
         | Operation::ReadTicket
@@ -195,6 +242,14 @@ fn tag(operation: Operation) -> &'static str {
         Operation::ReadToken | Operation::ReportToken => "tokens",
         Operation::ReadTicket | Operation::SignPage => "tickets",
         Operation::ReadUser | Operation::ReadUsers | Operation::ListUsers => "users",
+        Operation::AuthorizeUrl
+        | Operation::ExchangeCode
+        | Operation::ReadGrants
+        | Operation::ForgetUser
+        | Operation::ReadProfile => "logins",
+        Operation::MiniLogin | Operation::MiniDecrypt | Operation::MiniCheckSignature => {
+            "mini programs"
+        }
         Operation::OpenApi | Operation::Health | Operation::Ready => "server",
     }
 }
@@ -218,8 +273,11 @@ fn description(operation: Operation) -> &'static str {
             "Signs the address of a page, without its fragment, with the `jsapi` ticket."
         }
         Operation::ReadUser => {
-            "For a user who does not follow, `subscribe` is false and hardly any other field is \
-             filled."
+            "By the global token: what the account knows of a follower. For a user who does not \
+             follow, `subscribe` is false and hardly any other field is filled. WeChat tells \
+             nickname and avatar here to nobody since 27 December 2021, sex and region since 20 \
+             October 2021: those fields are empty. For a nickname, see `readProfile`, which needs \
+             the user's consent and not that they follow."
         }
         Operation::ReadUsers => {
             "Any number up to the server's `limits.batch`, usually 10,000; WeChat is asked for a \
@@ -228,14 +286,62 @@ fn description(operation: Operation) -> &'static str {
         Operation::ListUsers => {
             "A part of the list, and in `next_openid` what to ask with for the next part."
         }
+        Operation::AuthorizeUrl => {
+            "Send the browser there. The user consents, or is not asked with `snsapi_base`, and \
+             WeChat sends the browser to `redirect_uri` with `code` and `state`. Keep the state in \
+             the browser's session, and take no code that comes with another. The host of \
+             `redirect_uri` must be registered in WeChat's console. Without `scope`, the narrowest \
+             of the app's kind is meant: `snsapi_base`, on websites `snsapi_login`. Pages of \
+             official accounts open inside WeChat only. `lang` matters on the page with the QR code."
+        }
+        Operation::ExchangeCode => {
+            "A code is sent to WeChat at most once, whatever happens. Whoever repeats it within 10 \
+             minutes with the same `binding` gets the same answer: browsers in WeChat do ask twice. \
+             `binding` is a value that only this browser has, from a cookie or a session; it must \
+             never stand in a URL, since links are shared with the code in them. Without one, a \
+             repeat with the same `Idempotency-Key` is answered the same; the code itself is no \
+             such key. The web token stays here; `expires_at` is its end. With `is_snapshotuser`, \
+             the ids are made up and nothing was kept: do not keep them either. `unionid` is null \
+             when it was never learnt; it is never the openid."
+        }
+        Operation::ReadGrants => {
+            "One for each scope, the widest first. `live` means that profiles can be read or the \
+             token renewed; 30 days after the authorisation a grant is over, whatever was renewed. \
+             `ended` has WeChat's errcode for one that ended before: 40030, 42002 or 42007."
+        }
+        Operation::ForgetUser => {
+            "Grants, profile, unionid and sessions of mini programs; the audit log keeps that it \
+             was done. Also when there was nothing. At WeChat the authorisation goes on until the \
+             user ends it."
+        }
+        Operation::ReadProfile => {
+            "By the user's web token, renewed when needed: what the user consented to show, \
+             whether or not they follow. Told again for an hour unless `fresh`. WeChat leaves `sex` \
+             0 and `province`, `city`, `country` empty since 20 October 2021, and `headimgurl` \
+             empty without an avatar; the address dies when the user changes it. A grant of \
+             `snsapi_base` reads no profile. When the user has to authorise again, the problem \
+             `reauthorize` has the address to send them to. What the account knows of followers, \
+             such as tags and remarks, is with `readUser`."
+        }
+        Operation::MiniLogin => {
+            "By the same rules as `exchangeCode`. The session key stays here; `session` stands for \
+             it in the two calls below, and opens nothing elsewhere."
+        }
+        Operation::MiniDecrypt => {
+            "The data must be of the session's user and of this app; its `watermark` says so. A \
+             later `wx.login` may change the key: log in first, read the data after it."
+        }
+        Operation::MiniCheckSignature => {
+            "The signature is SHA-1 over `rawData` and the session key, which is only here."
+        }
         Operation::OpenApi => "The OpenAPI document of the server's own version.",
         Operation::Health => "Answers as long as the process does.",
         Operation::Ready => "For load balancers: whether to send requests here.",
     }
 }
 
-/// A parameter of the path or the query.
-fn parameter(place: &str, name: &str) -> Value {
+/// A parameter of the path, the query or the head.
+fn parameter(operation: Operation, place: &str, name: &str) -> Value {
     let longest = token::LONGEST_WAIT.as_secs();
     let cap = broker::MIN_TTL_CAP.as_secs();
     let (description, schema, example) = match name {
@@ -248,6 +354,28 @@ fn parameter(place: &str, name: &str) -> Value {
             "Which ticket.",
             json!({ "type": "string", "enum": ["jsapi", "wx_card"] }),
             json!("jsapi"),
+        ),
+        "openid" if tag(operation) == "logins" => (
+            "The openid of a user of the app, percent-encoded where it needs to be.",
+            json!({ "type": "string", "pattern": "^[!-~]{1,128}$" }),
+            json!("oABCDEFGHIJKLMNOPQRSTUVWXYZ0"),
+        ),
+        "fresh" => (
+            "Ask WeChat, even if a profile of less than an hour is here.",
+            json!({ "type": "boolean", "default": false }),
+            json!(true),
+        ),
+        "redirect_uri" => (
+            "Where the user would come back to, should they have to authorise again; without it, \
+             where they last did.",
+            json!({ "type": "string", "maxLength": 1000 }),
+            json!("https://www.example.com/wechat/callback"),
+        ),
+        "Idempotency-Key" => (
+            "Shows that a repeat is the caller's own; not looked at with a `binding`. One made up \
+             for this request, never the code.",
+            json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
+            json!("8e03978e-40d5-43dd-bc93-6894a57f9324"),
         ),
         "openid" | "next_openid" => (
             if name == "openid" {

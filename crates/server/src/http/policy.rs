@@ -50,6 +50,22 @@ pub enum Operation {
     ReadUsers,
     /// List followers.
     ListUsers,
+    /// Make the address of the page where a user consents.
+    AuthorizeUrl,
+    /// Exchange the code of a web authorisation.
+    ExchangeCode,
+    /// Read what is held of a user who authorised.
+    ReadGrants,
+    /// Forget a user who authorised.
+    ForgetUser,
+    /// Read the profile of a user who authorised.
+    ReadProfile,
+    /// Exchange the code of a mini program's login.
+    MiniLogin,
+    /// Open data of a mini program.
+    MiniDecrypt,
+    /// Check a signature of a mini program.
+    MiniCheckSignature,
     /// Read the description of the API.
     OpenApi,
     /// Whether the process lives.
@@ -59,7 +75,7 @@ pub enum Operation {
 }
 
 /// All routes.
-pub static ROUTES: [Route; 10] = [
+pub static ROUTES: [Route; 18] = [
     Route {
         operation: Operation::ReadToken,
         method: Method::GET,
@@ -110,6 +126,62 @@ pub static ROUTES: [Route; 10] = [
         summary: "The openids of the followers, up to 10,000 at a time",
     },
     Route {
+        operation: Operation::AuthorizeUrl,
+        method: Method::POST,
+        path: "/v1/apps/{app}/oauth/authorize-url",
+        access: Access::Needs(Permission::Oauth),
+        summary: "WeChat's page where a user consents, as an address to send the browser to",
+    },
+    Route {
+        operation: Operation::ExchangeCode,
+        method: Method::POST,
+        path: "/v1/apps/{app}/oauth/exchange",
+        access: Access::Needs(Permission::Oauth),
+        summary: "Who the user is whose browser brought a code",
+    },
+    Route {
+        operation: Operation::ReadGrants,
+        method: Method::GET,
+        path: "/v1/apps/{app}/grants/{openid}",
+        access: Access::Needs(Permission::Oauth),
+        summary: "What is held of a user who authorised, without its tokens",
+    },
+    Route {
+        operation: Operation::ForgetUser,
+        method: Method::DELETE,
+        path: "/v1/apps/{app}/grants/{openid}",
+        access: Access::Needs(Permission::Oauth),
+        summary: "Forgets all that is held of a user who authorised",
+    },
+    Route {
+        operation: Operation::ReadProfile,
+        method: Method::GET,
+        path: "/v1/apps/{app}/grants/{openid}/profile",
+        access: Access::Needs(Permission::Oauth),
+        summary: "The profile of a user who authorised",
+    },
+    Route {
+        operation: Operation::MiniLogin,
+        method: Method::POST,
+        path: "/v1/apps/{app}/mini/login",
+        access: Access::Needs(Permission::Oauth),
+        summary: "Who the user of a mini program is, and a session for their data",
+    },
+    Route {
+        operation: Operation::MiniDecrypt,
+        method: Method::POST,
+        path: "/v1/apps/{app}/mini/decrypt",
+        access: Access::Needs(Permission::Oauth),
+        summary: "Opens what a mini program got as encryptedData",
+    },
+    Route {
+        operation: Operation::MiniCheckSignature,
+        method: Method::POST,
+        path: "/v1/apps/{app}/mini/check-signature",
+        access: Access::Needs(Permission::Oauth),
+        summary: "Checks the signature of what a mini program got as rawData",
+    },
+    Route {
         operation: Operation::OpenApi,
         method: Method::GET,
         path: "/v1/openapi.json",
@@ -154,7 +226,7 @@ impl Route {
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 18] = [
         Self::ReadToken,
         Self::ReportToken,
         Self::ReadTicket,
@@ -162,6 +234,14 @@ impl Operation {
         Self::ReadUser,
         Self::ReadUsers,
         Self::ListUsers,
+        Self::AuthorizeUrl,
+        Self::ExchangeCode,
+        Self::ReadGrants,
+        Self::ForgetUser,
+        Self::ReadProfile,
+        Self::MiniLogin,
+        Self::MiniDecrypt,
+        Self::MiniCheckSignature,
         Self::OpenApi,
         Self::Health,
         Self::Ready,
@@ -177,6 +257,14 @@ impl Operation {
             Self::ReadUser => "readUser",
             Self::ReadUsers => "readUsers",
             Self::ListUsers => "listUsers",
+            Self::AuthorizeUrl => "authorizeUrl",
+            Self::ExchangeCode => "exchangeCode",
+            Self::ReadGrants => "readGrants",
+            Self::ForgetUser => "forgetUser",
+            Self::ReadProfile => "readProfile",
+            Self::MiniLogin => "miniLogin",
+            Self::MiniDecrypt => "miniDecrypt",
+            Self::MiniCheckSignature => "miniCheckSignature",
             Self::OpenApi => "openapi",
             Self::Health => "health",
             Self::Ready => "ready",
@@ -189,10 +277,18 @@ impl Operation {
             Self::ReadToken => &["min_ttl", "after", "wait"],
             Self::ReadUser => &["lang"],
             Self::ListUsers => &["next_openid"],
+            Self::ReadProfile => &["lang", "fresh", "redirect_uri"],
             Self::ReportToken
             | Self::ReadTicket
             | Self::SignPage
             | Self::ReadUsers
+            | Self::AuthorizeUrl
+            | Self::ExchangeCode
+            | Self::ReadGrants
+            | Self::ForgetUser
+            | Self::MiniLogin
+            | Self::MiniDecrypt
+            | Self::MiniCheckSignature
             | Self::OpenApi
             | Self::Health
             | Self::Ready => &[],
@@ -202,12 +298,20 @@ impl Operation {
     /// The most bytes that its body may have: as little as it can need, at most `limit`.
     pub(super) fn body_limit(self, limit: usize) -> usize {
         match self {
-            Self::ReportToken | Self::SignPage => limit.min(16 * 1024),
+            Self::ReportToken
+            | Self::SignPage
+            | Self::AuthorizeUrl
+            | Self::ExchangeCode
+            | Self::MiniLogin => limit.min(16 * 1024),
+            Self::MiniDecrypt | Self::MiniCheckSignature => limit.min(64 * 1024),
             Self::ReadUsers => limit,
             Self::ReadToken
             | Self::ReadTicket
             | Self::ReadUser
             | Self::ListUsers
+            | Self::ReadGrants
+            | Self::ForgetUser
+            | Self::ReadProfile
             | Self::OpenApi
             | Self::Health
             | Self::Ready => 0,
@@ -225,6 +329,14 @@ impl Operation {
             | Self::SignPage
             | Self::ReadUser
             | Self::ListUsers
+            | Self::AuthorizeUrl
+            | Self::ExchangeCode
+            | Self::ReadGrants
+            | Self::ForgetUser
+            | Self::ReadProfile
+            | Self::MiniLogin
+            | Self::MiniDecrypt
+            | Self::MiniCheckSignature
             | Self::OpenApi
             | Self::Health
             | Self::Ready => Duration::ZERO,

@@ -7,14 +7,23 @@ use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Response, header};
 use broker::{
-    CallError, ReportError, TokenError, credential::Trouble, key::Permission, store::StoreError,
+    CallError, ManageError, ReportError, TokenError,
+    credential::Trouble,
+    grant::ProfileError,
+    key::Permission,
+    login::{ExchangeError, WrongKind},
+    mini::MiniError,
+    store::StoreError,
 };
 use serde_json::{Map, Value, json};
-use wechat::{ApiError, Kind, TransportError};
+use wechat::{ApiError, Kind, TransportError, Undecryptable};
 
 pub use types::{ProblemType, problems_markdown};
 
 use super::service::{Payload, payload};
+
+/// The codes by which WeChat refuses the code that a user brought.
+const ABOUT_THE_CODE: [i64; 4] = [40029, 40163, 40226, 42003];
 
 /// One occurrence of a problem.
 #[derive(Debug)]
@@ -28,7 +37,8 @@ pub(super) struct Problem {
 #[derive(Debug, Default)]
 struct More {
     field: Option<String>,
-    wechat: Option<Value>,
+    /// Members of the body beside those that all problems have.
+    members: Vec<(&'static str, Value)>,
     retry_after: Option<Duration>,
     header: Option<(HeaderName, HeaderValue)>,
 }
@@ -94,7 +104,15 @@ impl Problem {
 
     /// The same, with what WeChat said.
     fn with_wechat(mut self, errcode: i64, errmsg: Option<&str>, rid: Option<&str>) -> Self {
-        self.more.wechat = Some(json!({ "errcode": errcode, "errmsg": errmsg, "rid": rid }));
+        let said = json!({ "errcode": errcode, "errmsg": errmsg, "rid": rid });
+        self.more.members.push(("wechat", said));
+        self
+    }
+
+    /// The same, with one more sentence.
+    fn adding(mut self, sentence: &str) -> Self {
+        self.detail.push(' ');
+        self.detail.push_str(sentence);
         self
     }
 
@@ -106,7 +124,7 @@ impl Problem {
     /// The answer to the client.
     pub(super) fn into_response(self, request_id: &HeaderValue) -> Response<Payload> {
         let Self { kind, detail, more } = self;
-        let More { field, wechat, retry_after, header } = *more;
+        let More { field, members, retry_after, header } = *more;
         let mut body = Map::new();
         body.insert("type".to_owned(), kind.uri().into());
         body.insert("title".to_owned(), kind.title().into());
@@ -115,9 +133,7 @@ impl Problem {
         if let Some(field) = field {
             body.insert("field".to_owned(), field.into());
         }
-        if let Some(wechat) = wechat {
-            body.insert("wechat".to_owned(), wechat);
-        }
+        body.extend(members.into_iter().map(|(name, value)| (name.to_owned(), value)));
         body.insert("request_id".to_owned(), request_id.to_str().unwrap_or_default().into());
         let mut response = Response::new(payload(Value::Object(body).to_string()));
         *response.status_mut() = kind.status();
@@ -181,13 +197,116 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<WrongKind> for Problem {
+    fn from(err: WrongKind) -> Self {
+        Self::new(ProblemType::WrongAppKind, sentence(&err.to_string()))
+    }
+}
+
+impl From<ExchangeError> for Problem {
+    fn from(err: ExchangeError) -> Self {
+        const AGAIN: &str = "Let the user authorise again.";
+        let said = sentence(&err.to_string());
+        match err {
+            ExchangeError::WrongKind(err) => err.into(),
+            ExchangeError::CodeUsed => Self::new(ProblemType::CodeUsed, said).adding(AGAIN),
+            ExchangeError::MaybeSpent(_) => {
+                Self::new(ProblemType::CodeMaybeSpent, said).adding(AGAIN)
+            }
+            ExchangeError::Refused(api) if ABOUT_THE_CODE.contains(&api.code) => Self::new(
+                ProblemType::CodeRefused,
+                said,
+            )
+            .adding(AGAIN)
+            .with_wechat(api.code, Some(&api.message), api.rid.as_deref()),
+            ExchangeError::Refused(api) => refused(&api, "code").adding(
+                "The code is of no use any more: once this is put right, let the user authorise \
+                 again.",
+            ),
+            ExchangeError::Unreachable(err) => unanswered(&err)
+                .adding("The code was not sent, so it is unspent: send the same request again.")
+                .retry_after(Duration::from_secs(2)),
+            ExchangeError::Store(err) => err.into(),
+        }
+    }
+}
+
+impl From<ProfileError> for Problem {
+    fn from(err: ProfileError) -> Self {
+        let said = sentence(&err.to_string());
+        match err {
+            ProfileError::WrongKind(err) => err.into(),
+            ProfileError::Reauthorize { authorize, .. } => {
+                let todo = match authorize {
+                    Some(_) => "Send the user to `authorize_url`.",
+                    None => {
+                        "Call oauth/authorize-url for the address to send the user to, or give \
+                         `redirect_uri` to be told it here."
+                    }
+                };
+                let mut problem = Self::new(ProblemType::Reauthorize, said).adding(todo);
+                let (url, state) = match authorize {
+                    Some(page) => (page.url.into(), page.state.as_str().into()),
+                    None => (Value::Null, Value::Null),
+                };
+                problem.more.members.extend([("authorize_url", url), ("state", state)]);
+                problem
+            }
+            ProfileError::WeChat(err) => wechat_failed(err, "openid"),
+            ProfileError::Deadline => {
+                Self::new(ProblemType::RefreshSlow, said).retry_after(Duration::from_secs(2))
+            }
+            ProfileError::Store(err) => err.into(),
+        }
+    }
+}
+
+impl From<MiniError> for Problem {
+    fn from(err: MiniError) -> Self {
+        let said = sentence(&err.to_string());
+        let field = match err {
+            MiniError::WrongKind(err) => return err.into(),
+            MiniError::NoSession => return Self::new(ProblemType::NoSession, said),
+            MiniError::Store(err) => return err.into(),
+            MiniError::Undecryptable(Undecryptable::Iv) => "iv",
+            MiniError::Undecryptable(Undecryptable::SessionKey) => "session",
+            MiniError::Undecryptable(
+                Undecryptable::Data | Undecryptable::Sealed | Undecryptable::Watermark,
+            )
+            | MiniError::OtherUser => "encryptedData",
+        };
+        let mut problem = Self::new(ProblemType::Undecryptable, said);
+        problem.more.field = Some(field.to_owned());
+        problem
+    }
+}
+
+impl From<ManageError> for Problem {
+    fn from(err: ManageError) -> Self {
+        match err {
+            ManageError::NoSuchApp(_) => Self::app_not_found(),
+            ManageError::Store(err) => err.into(),
+            ManageError::NoSuchKey(_)
+            | ManageError::NameTaken(_)
+            | ManageError::Invalid { .. }
+            | ManageError::Raced(_) => Self::new(ProblemType::Internal, sentence(&err.to_string())),
+        }
+    }
+}
+
 /// What a failed call to WeChat is to a client whose input was `field`.
 pub(super) fn call_failed(err: CallError, field: &'static str) -> Problem {
     match err {
         CallError::Token(err) => err.into(),
-        CallError::WeChat(wechat::Error::Api(api)) => refused(&api, field),
-        CallError::WeChat(wechat::Error::Transport(err)) => unanswered(&err),
-        CallError::WeChat(wechat::Error::Protocol(err)) => {
+        CallError::WeChat(err) => wechat_failed(err, field),
+    }
+}
+
+fn wechat_failed(err: wechat::Error, field: &'static str) -> Problem {
+    match err {
+        wechat::Error::Api(api) => refused(&api, field),
+        wechat::Error::Transport(err) => unanswered(&err),
+        wechat::Error::Protocol(err) => {
             Problem::new(ProblemType::WeChatUnreadable, sentence(&err.to_string()))
         }
     }

@@ -4,6 +4,14 @@ use serde_json::{Map, Value, json};
 
 use super::{Operation, ProblemType};
 
+/// An id of a session, in examples.
+const SESSION: &str = "ms_J3kq9Yv0Z8tTn2bXw5rJ7mLd1cHf6gPs9AkQ3Yv0Z8t";
+
+/// An address of WeChat's page, in examples.
+const AUTHORIZE_URL: &str = "https://open.weixin.qq.com/connect/oauth2/authorize?appid=wx0123456789abcdef\
+     &redirect_uri=https%3A%2F%2Fwww.example.com%2Fwechat%2Fcallback&response_type=code\
+     &scope=snsapi_userinfo&state=kq3Yv0Z8tTn2bXw5rJ7mLd1cHf6gPs9A#wechat_redirect";
+
 /// The schema and an example of what an operation takes, if it takes a body.
 pub(super) fn request(operation: Operation) -> Option<(&'static str, Value)> {
     match operation {
@@ -20,19 +28,53 @@ pub(super) fn request(operation: Operation) -> Option<(&'static str, Value)> {
                 "lang": "zh_CN",
             }),
         )),
+        Operation::AuthorizeUrl => Some((
+            "Authorize",
+            json!({
+                "redirect_uri": "https://www.example.com/wechat/callback",
+                "scope": "snsapi_userinfo",
+            }),
+        )),
+        Operation::ExchangeCode => Some((
+            "Exchange",
+            json!({ "code": "021rXw0w3Yz8rX2a1b0w3Qq8Tz1rXw0p", "binding": "mZc1tqT9vJ7bRkPz" }),
+        )),
+        Operation::MiniLogin => Some((
+            "MiniCode",
+            json!({ "js_code": "0a3rXw0w3Yz8rX2a1b0w3Qq8Tz1rXw0p", "binding": "mZc1tqT9vJ7bRkPz" }),
+        )),
+        Operation::MiniDecrypt => Some((
+            "MiniEncrypted",
+            json!({
+                "session": SESSION,
+                "encryptedData": "CiyLU1Aw2KjvrjMdj8YKliAjtP4gsMZMQmRzooG2xrDcvSnxIMXFufNstNGTyaGS",
+                "iv": "r7BXXKkLb8qrSNn05n0qiA==",
+            }),
+        )),
+        Operation::MiniCheckSignature => Some((
+            "MiniSigned",
+            json!({
+                "session": SESSION,
+                "rawData": "{\"nickName\":\"Band\",\"gender\":1}",
+                "signature": "75e81ceda165f4ffa64f4068af58c64b8f54b88c",
+            }),
+        )),
         Operation::ReadToken
         | Operation::ReadTicket
         | Operation::ReadUser
         | Operation::ListUsers
+        | Operation::ReadGrants
+        | Operation::ForgetUser
+        | Operation::ReadProfile
         | Operation::OpenApi
         | Operation::Health
         | Operation::Ready => None,
     }
 }
 
-/// The schema and an example of what an operation answers.
-pub(super) fn success(operation: Operation) -> (&'static str, Value) {
-    match operation {
+/// The schema and an example of what an operation answers, if it has an answer with a body.
+pub(super) fn success(operation: Operation) -> Option<(&'static str, Value)> {
+    Some(match operation {
         Operation::ReadToken | Operation::ReportToken => (
             "Token",
             json!({
@@ -71,10 +113,44 @@ pub(super) fn success(operation: Operation) -> (&'static str, Value) {
                 "next_openid": "oABCDEFGHIJKLMNOPQRSTUVWXYZ1",
             }),
         ),
+        Operation::AuthorizeUrl => (
+            "AuthorizeUrl",
+            json!({ "url": AUTHORIZE_URL, "state": "kq3Yv0Z8tTn2bXw5rJ7mLd1cHf6gPs9A" }),
+        ),
+        Operation::ExchangeCode => (
+            "Identity",
+            json!({
+                "openid": "oABCDEFGHIJKLMNOPQRSTUVWXYZ0",
+                "unionid": "oUNIONUNIONUNIONUNIONUNION00",
+                "scope": "snsapi_userinfo",
+                "is_snapshotuser": false,
+                "expires_at": 1_789_617_600,
+            }),
+        ),
+        Operation::ReadGrants => ("Grants", grants_example()),
+        Operation::ForgetUser => return None,
+        Operation::ReadProfile => ("Profile", profile_example()),
+        Operation::MiniLogin => (
+            "MiniLogin",
+            json!({
+                "session": SESSION,
+                "openid": "oABCDEFGHIJKLMNOPQRSTUVWXYZ0",
+                "unionid": null,
+                "expires_at": 1_789_617_600,
+            }),
+        ),
+        Operation::MiniDecrypt => (
+            "MiniData",
+            json!({ "data": {
+                "phoneNumber": "13580006666",
+                "watermark": { "timestamp": 1_789_610_400, "appid": "wx0123456789abcdef" },
+            } }),
+        ),
+        Operation::MiniCheckSignature => ("MiniValid", json!({ "valid": true })),
         Operation::OpenApi => ("Status", json!({})),
         Operation::Health => ("Status", json!({ "status": "ok" })),
         Operation::Ready => ("Status", json!({ "status": "ready" })),
-    }
+    })
 }
 
 /// All schemas by name.
@@ -120,6 +196,45 @@ pub(super) fn all() -> Value {
             ("openids", json!({ "type": "array", "items": { "type": "string" } })),
             ("next_openid", optional("What to ask with for the next part; null at the end.")),
         ], &[]),
+        "Authorize": authorize(),
+        "AuthorizeUrl": object(&[
+            ("url", text("WeChat's page.")),
+            ("state", text("What comes back beside the code.")),
+        ], &[]),
+        "Exchange": object(&[
+            ("code", code("What WeChat sent the browser back with.")),
+            ("binding", binding()),
+            ("redirect_uri", optional("Where the user came back to: remembered, to send them there \
+                again when they have to authorise anew.")),
+        ], &["binding", "redirect_uri"]),
+        "Identity": identity(),
+        "Grants": grants(),
+        "Profile": profile(),
+        "MiniCode": object(&[
+            ("js_code", code("What `wx.login` gave.")),
+            ("binding", binding()),
+        ], &["binding"]),
+        "MiniLogin": object(&[
+            ("session", text("Stands for the session key, in this app and for this server only.")),
+            ("openid", text("The user's id in this app.")),
+            ("unionid", optional("The user's id in the owner's Open Platform account, if learnt.")),
+            ("expires_at", integer("Until when the session is kept.")),
+        ], &[]),
+        "MiniEncrypted": object(&[
+            ("session", text("That of the login.")),
+            ("encryptedData", text("As the mini program got it, base64.")),
+            ("iv", text("As the mini program got it, base64 of 16 bytes.")),
+        ], &[]),
+        "MiniData": object(&[("data", json!({
+            "type": "object",
+            "description": "The fields, by WeChat's names, with the `watermark`.",
+        }))], &[]),
+        "MiniSigned": object(&[
+            ("session", text("That of the login.")),
+            ("rawData", text("As the mini program got it, to the byte.")),
+            ("signature", json!({ "type": "string", "pattern": "^[0-9a-f]{40}$" })),
+        ], &[]),
+        "MiniValid": object(&[("valid", json!({ "type": "boolean" }))], &[]),
         "Status": object(&[("status", text("One word."))], &[]),
         "Problem": problem(),
     })
@@ -191,6 +306,174 @@ fn user_example() -> Value {
     })
 }
 
+fn authorize() -> Value {
+    let flag = |description: &str| json!({ "type": "boolean", "description": description });
+    object(
+        &[
+            (
+                "redirect_uri",
+                json!({
+                    "type": "string",
+                    "maxLength": 1000,
+                    "description": "Where WeChat sends the browser with the code, `http` or `https`.",
+                }),
+            ),
+            (
+                "scope",
+                json!({
+                    "type": ["string", "null"],
+                    "enum": ["snsapi_base", "snsapi_userinfo", "snsapi_login", null],
+                }),
+            ),
+            (
+                "state",
+                json!({
+                    "type": ["string", "null"],
+                    "pattern": "^[a-zA-Z0-9]{1,128}$",
+                    "description": "Without it, 32 random characters.",
+                }),
+            ),
+            ("force_popup", flag("Ask for consent even where WeChat would not.")),
+            ("force_snapshot", flag("Show the page as a snapshot, for tests.")),
+            ("lang", json!({ "type": ["string", "null"], "enum": ["cn", "en", null] })),
+        ],
+        &["scope", "state", "force_popup", "force_snapshot", "lang"],
+    )
+}
+
+fn code(description: &str) -> Value {
+    json!({ "type": "string", "pattern": "^[!-~]{1,512}$", "description": description })
+}
+
+fn binding() -> Value {
+    json!({
+        "type": ["string", "null"],
+        "minLength": 1,
+        "maxLength": 512,
+        "description": "A value that only this browser has, from a cookie or a session. Never from \
+            a URL, and never the code or the state.",
+    })
+}
+
+fn scope() -> Value {
+    json!({
+        "type": "string",
+        "enum": ["snsapi_base", "snsapi_userinfo", "snsapi_login"],
+        "description": "What the user consented to.",
+    })
+}
+
+fn identity() -> Value {
+    object(
+        &[
+            ("openid", text("The user's id in this app.")),
+            (
+                "unionid",
+                optional("The user's id in the owner's Open Platform account, if ever learnt."),
+            ),
+            ("scope", scope()),
+            (
+                "is_snapshotuser",
+                json!({
+                    "type": "boolean",
+                    "description": "The ids are made up and nothing was kept.",
+                }),
+            ),
+            ("expires_at", integer("When the web token ends, in Unix seconds.")),
+        ],
+        &[],
+    )
+}
+
+fn grants() -> Value {
+    let ended = object(
+        &[
+            ("at", integer("When WeChat said so, in Unix seconds.")),
+            ("errcode", integer("40030, 42002 or 42007.")),
+        ],
+        &[],
+    );
+    let mut nullable = ended;
+    nullable["type"] = json!(["object", "null"]);
+    let grant = object(
+        &[
+            ("scope", scope()),
+            ("state", json!({ "type": "string", "enum": ["live", "ended"] })),
+            ("authorised_at", integer("When the user authorised, in Unix seconds.")),
+            ("token_expires_at", integer("When the web token ends or ended.")),
+            ("renewable_until", integer("Until when it can be renewed.")),
+            ("ended", nullable),
+        ],
+        &[],
+    );
+    object(
+        &[
+            ("openid", text("The user's id in this app.")),
+            (
+                "unionid",
+                optional("The user's id in the owner's Open Platform account, if ever learnt."),
+            ),
+            ("grants", json!({ "type": "array", "items": grant })),
+        ],
+        &[],
+    )
+}
+
+fn grants_example() -> Value {
+    json!({
+        "openid": "oABCDEFGHIJKLMNOPQRSTUVWXYZ0",
+        "unionid": "oUNIONUNIONUNIONUNIONUNION00",
+        "grants": [{
+            "scope": "snsapi_userinfo",
+            "state": "live",
+            "authorised_at": 1_789_610_400,
+            "token_expires_at": 1_789_617_600,
+            "renewable_until": 1_792_202_400,
+            "ended": null,
+        }],
+    })
+}
+
+fn profile() -> Value {
+    object(
+        &[
+            ("openid", text("The user's id in this app.")),
+            ("nickname", text("The nickname, of any characters.")),
+            ("sex", integer("0 since October 2021.")),
+            ("province", text("Empty since October 2021.")),
+            ("city", text("Empty since October 2021.")),
+            ("country", text("Empty since October 2021.")),
+            ("headimgurl", text("The address of the avatar; empty without one.")),
+            ("privilege", json!({ "type": "array", "items": { "type": "string" } })),
+            (
+                "unionid",
+                optional("The user's id in the owner's Open Platform account, if ever learnt."),
+            ),
+            ("scope", scope()),
+            ("fetched_at", integer("When WeChat told it, in Unix seconds.")),
+            ("fresh_until", integer("Until when it is told again without asking WeChat.")),
+        ],
+        &[],
+    )
+}
+
+fn profile_example() -> Value {
+    json!({
+        "openid": "oABCDEFGHIJKLMNOPQRSTUVWXYZ0",
+        "nickname": "小明",
+        "sex": 0,
+        "province": "",
+        "city": "",
+        "country": "",
+        "headimgurl": "https://thirdwx.qlogo.cn/mmopen/vi_32/Q0j4TwGTfTK/132",
+        "privilege": [],
+        "unionid": "oUNIONUNIONUNIONUNIONUNION00",
+        "scope": "snsapi_userinfo",
+        "fetched_at": 1_789_610_400,
+        "fresh_until": 1_789_614_000,
+    })
+}
+
 fn problem() -> Value {
     let uris: Vec<_> = ProblemType::ALL.iter().map(|kind| kind.uri()).collect();
     let mut problem = object(
@@ -211,9 +494,14 @@ fn problem() -> Value {
                     &[],
                 ),
             ),
+            (
+                "authorize_url",
+                optional("With `reauthorize`: where to send the user; null when it is not known."),
+            ),
+            ("state", optional("With `reauthorize`: the state in that address.")),
             ("request_id", text("The id of the request, as in the server's log.")),
         ],
-        &["field", "wechat"],
+        &["field", "wechat", "authorize_url", "state"],
     );
     problem["description"] = "A problem after RFC 9457.".into();
     problem["example"] = json!({

@@ -11,6 +11,10 @@ pub enum ProblemType {
     Malformed,
     /// A parameter or field is wrong.
     Invalid,
+    /// The app is of a kind that has no such thing.
+    WrongAppKind,
+    /// Data of a mini program does not open.
+    Undecryptable,
     /// No client key, or none that is known.
     Unauthorized,
     /// The key lacks the permission.
@@ -23,10 +27,22 @@ pub enum ProblemType {
     AppNotFound,
     /// The app has no such credential.
     NoSuchCredential,
+    /// Nothing is held of the user.
+    NoGrant,
+    /// The session of a mini program is not there.
+    NoSession,
     /// The method is another one.
     MethodNotAllowed,
     /// The body came too slowly.
     BodyTimeout,
+    /// The code was brought before.
+    CodeUsed,
+    /// The code was sent to WeChat, and no answer came.
+    CodeMaybeSpent,
+    /// WeChat does not take the code.
+    CodeRefused,
+    /// The user has to authorise again.
+    Reauthorize,
     /// The body is too large.
     BodyTooLarge,
     /// The body is not JSON by its headers.
@@ -61,17 +77,25 @@ pub enum ProblemType {
 
 impl ProblemType {
     /// All kinds, by status.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 33] = [
         Self::Malformed,
         Self::Invalid,
+        Self::WrongAppKind,
+        Self::Undecryptable,
         Self::Unauthorized,
         Self::Forbidden,
         Self::WeChatForbidden,
         Self::NotFound,
         Self::AppNotFound,
         Self::NoSuchCredential,
+        Self::NoGrant,
+        Self::NoSession,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
+        Self::CodeUsed,
+        Self::CodeMaybeSpent,
+        Self::CodeRefused,
+        Self::Reauthorize,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::WeChatQuota,
@@ -94,14 +118,22 @@ impl ProblemType {
         match self {
             Self::Malformed => "urn:xinfu:problem:malformed-request",
             Self::Invalid => "urn:xinfu:problem:invalid-parameter",
+            Self::WrongAppKind => "urn:xinfu:problem:wrong-app-kind",
+            Self::Undecryptable => "urn:xinfu:problem:undecryptable",
             Self::Unauthorized => "urn:xinfu:problem:unauthorized",
             Self::Forbidden => "urn:xinfu:problem:permission-missing",
             Self::WeChatForbidden => "urn:xinfu:problem:wechat-forbidden",
             Self::NotFound => "urn:xinfu:problem:not-found",
             Self::AppNotFound => "urn:xinfu:problem:app-not-found",
             Self::NoSuchCredential => "urn:xinfu:problem:no-such-credential",
+            Self::NoGrant => "urn:xinfu:problem:no-grant",
+            Self::NoSession => "urn:xinfu:problem:no-session",
             Self::MethodNotAllowed => "urn:xinfu:problem:method-not-allowed",
             Self::BodyTimeout => "urn:xinfu:problem:request-timeout",
+            Self::CodeUsed => "urn:xinfu:problem:code-used",
+            Self::CodeMaybeSpent => "urn:xinfu:problem:code-maybe-spent",
+            Self::CodeRefused => "urn:xinfu:problem:code-refused",
+            Self::Reauthorize => "urn:xinfu:problem:reauthorize",
             Self::BodyTooLarge => "urn:xinfu:problem:body-too-large",
             Self::UnsupportedMediaType => "urn:xinfu:problem:unsupported-media-type",
             Self::WeChatQuota => "urn:xinfu:problem:wechat-quota",
@@ -123,12 +155,21 @@ impl ProblemType {
     /// The HTTP status that it comes with.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::Malformed | Self::Invalid => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::Invalid | Self::WrongAppKind | Self::Undecryptable => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::WeChatForbidden => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::AppNotFound | Self::NoSuchCredential => StatusCode::NOT_FOUND,
+            Self::NotFound
+            | Self::AppNotFound
+            | Self::NoSuchCredential
+            | Self::NoGrant
+            | Self::NoSession => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::CodeUsed | Self::CodeMaybeSpent | Self::CodeRefused | Self::Reauthorize => {
+                StatusCode::CONFLICT
+            }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::WeChatQuota => StatusCode::TOO_MANY_REQUESTS,
@@ -152,14 +193,22 @@ impl ProblemType {
         match self {
             Self::Malformed => "The request cannot be read",
             Self::Invalid => "A parameter is missing, unknown or wrong",
+            Self::WrongAppKind => "The app is of another kind",
+            Self::Undecryptable => "The data does not open",
             Self::Unauthorized => "A valid client key is needed",
             Self::Forbidden => "The client key lacks a permission",
             Self::WeChatForbidden => "WeChat does not let this app do this",
             Self::NotFound => "No such path",
             Self::AppNotFound => "No such app for this client key",
             Self::NoSuchCredential => "The app has no such credential",
+            Self::NoGrant => "Nothing is held of this user",
+            Self::NoSession => "There is no such session",
             Self::MethodNotAllowed => "The path has other methods",
             Self::BodyTimeout => "The request came too slowly",
+            Self::CodeUsed => "The code was used before",
+            Self::CodeMaybeSpent => "The code may be spent",
+            Self::CodeRefused => "WeChat does not take the code",
+            Self::Reauthorize => "The user has to authorise again",
             Self::BodyTooLarge => "The body is too large",
             Self::UnsupportedMediaType => "The body must be JSON",
             Self::WeChatQuota => "A quota of the app at WeChat is used up",
@@ -189,6 +238,14 @@ impl ProblemType {
                 "`field` names the parameter of the query, the part of the path or the field of \
                  the body. Correct the request."
             }
+            Self::WrongAppKind => {
+                "Official accounts have web authorisation in WeChat, websites the QR code, mini \
+                 programs logins of their own. Name an app of the kind that the call is for."
+            }
+            Self::Undecryptable => {
+                "`field` names what is wrong. Data opens only with the session key of the login \
+                 that it was read after: log in, then read the data, then send both."
+            }
             Self::Unauthorized => {
                 "No client key came in `Authorization: Bearer xk_…`, or it is unknown, revoked \
                  or expired. `xinfu key add` makes one."
@@ -206,8 +263,32 @@ impl ProblemType {
                 "The app is not registered, or the key does not reach it; the two are not told apart."
             }
             Self::NoSuchCredential => "A website app has no global token and no tickets.",
+            Self::NoGrant => {
+                "The user never authorised the app here, was forgotten, or came as a snapshot, of \
+                 which nothing is kept."
+            }
+            Self::NoSession => {
+                "It is unknown in this app, or was kept for its time. Let the mini program log in again."
+            }
             Self::MethodNotAllowed => "The header `Allow` lists them.",
             Self::BodyTimeout => "The body did not arrive in time. Send it again.",
+            Self::CodeUsed => {
+                "Somebody brought this code before, and neither `binding` nor `Idempotency-Key` \
+                 shows that it was the same browser or request. Let the user authorise again."
+            }
+            Self::CodeMaybeSpent => {
+                "The code was sent to WeChat and its answer is lost. It is not sent again. Let the \
+                 user authorise again."
+            }
+            Self::CodeRefused => {
+                "The code is over, used elsewhere, made up, or of another app; `wechat` has the \
+                 code and the text. Let the user authorise again."
+            }
+            Self::Reauthorize => {
+                "No authorisation that reads profiles lives: send the user to `authorize_url`, and \
+                 expect `state` back. Both are null when no redirect URI is known: call \
+                 oauth/authorize-url, or give `redirect_uri`."
+            }
             Self::BodyTooLarge => {
                 "`detail` names the limit. Send less, for example smaller batches."
             }
@@ -260,7 +341,9 @@ pub fn problems_markdown() -> String {
          A type keeps its URI and its status for good; `detail` is written for people and may \
          change.\n\n\
          Beside the members of the RFC there are `request_id`, `field` for wrong input, and \
-         `wechat` with `errcode`, `errmsg` and `rid` where WeChat answered with an error.\n\n\
+         `wechat` with `errcode`, `errmsg` and `rid` where WeChat answered with an error. \
+         `reauthorize` has `authorize_url` and `state`. Every 409 asks for the same: let the user \
+         authorise again.\n\n\
          What is no HTTP, or has a head over the limits, does not get as far as the API: the HTTP \
          layer refuses it with 400, 414 or 431, an empty body and no request id, and closes the \
          connection.\n\n\
