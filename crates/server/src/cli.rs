@@ -11,6 +11,7 @@ mod check;
 mod console;
 mod doctor;
 mod failure;
+mod grant;
 mod init;
 mod key;
 mod open;
@@ -76,6 +77,9 @@ pub(crate) enum Command {
     /// Read what WeChat knows about a user of an app
     #[command(subcommand)]
     User(user::Command),
+    /// List, show and forget what is held of users who authorised
+    #[command(subcommand)]
+    Grant(grant::Command),
     /// Print the newest entries of the audit log: who changed what, and when
     Audit(audit::Arguments),
     /// Look for what is wrong, and say what to do about it
@@ -132,6 +136,7 @@ async fn dispatch(
         Command::Key(command) => key::run(command, &place, console).await?,
         Command::Token(command) => return token::run(command, &place, console).await,
         Command::User(command) => user::run(command, &place, console).await?,
+        Command::Grant(command) => grant::run(command, &place, console).await?,
         Command::Audit(arguments) => audit::run(&arguments, &place, console).await?,
         Command::Doctor => return doctor::run(&place, console).await,
         Command::CheckConfig => check::run(&place, console)?,

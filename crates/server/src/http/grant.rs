@@ -1,9 +1,6 @@
 //! What is held of users who authorised, and their profiles.
 
-use broker::{
-    audit::Actor,
-    grant::{GrantView, PROFILE_LIFE, Profile, ProfileQuery},
-};
+use broker::{GrantView, PROFILE_LIFE, Profile, ProfileQuery, audit::Actor};
 use serde::Serialize;
 use wechat::{OpenId, UnionId};
 

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use axum::http::HeaderMap;
-use broker::login::{Authorize, Identity, Proof};
+use broker::{Authorize, Identity, Proof};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use wechat::{AuthCode, RedirectUri, UnionId};

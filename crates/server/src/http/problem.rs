@@ -7,13 +7,8 @@ use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Response, header};
 use broker::{
-    CallError, ManageError, ReportError, TokenError,
-    credential::Trouble,
-    grant::ProfileError,
-    key::Permission,
-    login::{ExchangeError, WrongKind},
-    mini::MiniError,
-    store::StoreError,
+    CallError, ExchangeError, ManageError, MiniError, ProfileError, ReportError, TokenError,
+    WrongKind, credential::Trouble, key::Permission, store::StoreError,
 };
 use serde_json::{Map, Value, json};
 use wechat::{ApiError, Kind, TransportError, Undecryptable};
