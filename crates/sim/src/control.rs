@@ -33,8 +33,11 @@ impl Refusal {
 impl From<ControlError> for Refusal {
     fn from(error: ControlError) -> Self {
         let status = match error {
-            ControlError::UnknownApp(_) => StatusCode::NOT_FOUND,
-            ControlError::AppExists(_) | ControlError::FixedClock => StatusCode::CONFLICT,
+            ControlError::UnknownApp(_) | ControlError::UnknownUser(_) => StatusCode::NOT_FOUND,
+            ControlError::AppExists(_)
+            | ControlError::FixedClock
+            | ControlError::WrongKind(_)
+            | ControlError::NoSession(_) => StatusCode::CONFLICT,
         };
         Self::plain(status, error.to_string())
     }

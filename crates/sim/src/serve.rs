@@ -215,7 +215,7 @@ async fn exchange(sim: Sim, call: Call, stop: CancellationToken) -> Option<Reply
         let now = sim.now();
         state.decide(&call, &arrival, now)
     };
-    wait(arrival.latency_after(), &stop).await?;
+    wait(arrival.latency_after().saturating_add(decided.delay), &stop).await?;
     if arrival.is_reset() {
         return None;
     }

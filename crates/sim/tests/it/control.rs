@@ -78,7 +78,7 @@ async fn calls_are_counted_and_logged_without_secrets() {
             "seq": 2, "sent_at": NOON * 1000, "decided_at": NOON * 1000,
             "answered_at": NOON * 1000, "method": "GET", "path": "/cgi-bin/get_api_domain_ip",
             "appid": APP, "errcode": 0, "rid": null, "client_ip": "127.0.0.1",
-            "token": log[0]["answered"], "answered": null, "force": false, "faults": [],
+            "token": log[0]["answered"], "code": null, "answered": null, "force": false, "faults": [],
         })
     );
     assert!(log[2]["rid"].as_str().unwrap().starts_with(&format!("{NOON:08x}-")));
@@ -121,6 +121,9 @@ async fn faults_are_set_listed_and_taken_away() {
         json!({ "kind": "errcode", "code": 40164, "ip": "1.2.3.4", "message": null }),
         json!({ "kind": "foreign_mint", "issuer": "stable", "kill": true }),
         json!({ "kind": "early_invalidation", "issuer": null, "sticky": true }),
+        json!({ "kind": "grant_revoked" }),
+        json!({ "kind": "password_changed" }),
+        json!({ "kind": "web_token_ends" }),
         json!({ "kind": "secret_reset" }),
         json!({ "kind": "bad_gateway", "processed": true }),
         json!({ "kind": "truncated_body" }),

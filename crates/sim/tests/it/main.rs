@@ -4,8 +4,10 @@
 mod control;
 mod faults;
 mod harness;
+mod mini;
 mod quotas;
 mod robust;
+mod sns;
 mod stable_rules;
 mod tokens;
 mod users;
