@@ -10,7 +10,8 @@
 //! From the top: `serve` reads requests, `exchange` takes one through faults and decision, `api`
 //! knows the calls, `token` and `quota` hold their rules, `answer` words the errors, and `control`
 //! is the other port. Web logins are the other half: `sns` and `mini` know their calls, `oauth`
-//! holds the rules of codes, web tokens and refresh tokens, `web` their handles.
+//! holds the rules of codes, web tokens and refresh tokens, `connect` those of the browser's way,
+//! `pages` shows it, and `web` has the handles.
 
 use std::{
     fmt,
@@ -25,11 +26,13 @@ mod answer;
 mod api;
 mod app;
 mod calls;
+mod connect;
 mod control;
 mod exchange;
 mod faults;
 mod mini;
 mod oauth;
+mod pages;
 mod quota;
 mod rng;
 mod serve;
@@ -43,6 +46,7 @@ mod web;
 pub use answer::Suffix;
 pub use app::{AppKind, AppSpec, UserSpec};
 pub use calls::{CallEntry, Calls, Total};
+pub use connect::{CallbackMode, DuplicateCallbacks};
 pub use faults::{BadNumber, Dirt, Fault, FaultKind, SetFault};
 pub use mini::EncryptedData;
 pub use oauth::{Revocation, Scope, WebGrant};
@@ -285,7 +289,8 @@ impl Sim {
         self.state().ticket_works(appid, ticket, self.now())
     }
 
-    /// Forgets tokens, tickets, codes, grants, sessions, used quotas, faults and calls, and takes the
+    /// Forgets tokens, tickets, codes, grants, sessions, duplicate callbacks, used quotas,
+    /// faults and calls, and takes the
     /// first switches back. Apps stay, each as it was added, whatever faults and updates made of it since; users stay as
     /// they are. The clock and the generators go on, so that no token comes twice.
     pub fn reset(&self) {

@@ -10,6 +10,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clock::Timestamp;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{answer::Failure, exchange::Call, oauth::Purpose, rng::Rng, state::State};
@@ -47,7 +48,8 @@ impl Sessions {
 }
 
 /// What a mini program reads of its user, as it would hand it to its server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct EncryptedData {
     /// The data with its watermark, encrypted with the session key, in base64.
     pub encrypted_data: String,
@@ -119,12 +121,28 @@ fn encrypt(
     let mut bytes = Value::Object(marked).to_string().into_bytes();
     let cipher = PaddedBlockEncryptingKey::cbc_pkcs7(UnboundCipherKey::new(&AES_128, key)?)?;
     cipher.less_safe_encrypt(&mut bytes, EncryptionContext::Iv128(FixedLength::from(iv)))?;
-    let signed = format!("{raw_data}{}", STANDARD.encode(key));
-    let sum = digest(&SHA1_FOR_LEGACY_USE_ONLY, signed.as_bytes());
+    let signature = sign(&raw_data, &STANDARD.encode(key));
     Ok(EncryptedData {
         encrypted_data: STANDARD.encode(bytes),
         iv: STANDARD.encode(iv),
         raw_data,
-        signature: sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+        signature,
     })
+}
+
+fn sign(raw_data: &str, session_key: &str) -> String {
+    let sum = digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{raw_data}{session_key}").as_bytes());
+    sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_that_of_the_documents() {
+        let raw_data = r#"{"nickName":"Band","gender":1,"language":"zh_CN","city":"Guangzhou","province":"Guangdong","country":"CN","avatarUrl":"http://wx.qlogo.cn/mmopen/vi_32/1vZvI39NWFQ9XM4LtQpFrQJ1xlgZxx3w7bQxKARol6503Iuswjjn6nIGBiaycAjAtpujxyzYsrztuuICqIM5ibXQ/0"}"#;
+        let signature = sign(raw_data, "HyVFkGl5F5OQWJZZaNzBBg==");
+        assert_eq!(signature, "75e81ceda165f4ffa64f4068af58c64b8f54b88c");
+    }
 }

@@ -7,6 +7,7 @@ use clock::Timestamp;
 use crate::{
     app::{AppSpec, UserSpec},
     calls::{CallEntry, CallLog},
+    connect::{DuplicateCallbacks, Visits},
     faults::Faults,
     mini::Sessions,
     oauth::GrantBook,
@@ -25,6 +26,7 @@ pub(crate) struct State {
     pub(crate) apps: BTreeMap<String, App>,
     pub(crate) tokens: TokenBook,
     pub(crate) grants: GrantBook,
+    pub(crate) visits: Visits,
     pub(crate) switches: Switches,
     pub(crate) faults: Faults,
     pub(crate) calls: CallLog,
@@ -47,6 +49,7 @@ pub(crate) struct App {
     /// By openid, which is the order of the follower list too.
     pub(crate) users: BTreeMap<String, UserSpec>,
     pub(crate) sessions: Sessions,
+    pub(crate) duplicate_callbacks: Option<DuplicateCallbacks>,
 }
 
 /// A ticket and when it was issued.
@@ -68,6 +71,7 @@ impl App {
             tickets: BTreeMap::new(),
             users: BTreeMap::new(),
             sessions: Sessions::default(),
+            duplicate_callbacks: None,
         }
     }
 
@@ -104,6 +108,7 @@ impl State {
             apps: BTreeMap::new(),
             tokens: TokenBook::new(Rng::new(seed, 1)),
             grants: GrantBook::new(Rng::new(seed, 4)),
+            visits: Visits::new(Rng::new(seed, 5)),
             switches,
             faults: Faults::new(seed),
             calls: CallLog::default(),
@@ -118,6 +123,7 @@ impl State {
         self.switches = switches;
         self.tokens.clear();
         self.grants.clear();
+        self.visits.clear();
         self.faults.restart();
         self.calls.clear();
         for app in self.apps.values_mut() {

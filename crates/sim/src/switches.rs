@@ -81,6 +81,11 @@ pub struct Switches {
     pub snapshot_userinfo_refused: bool,
     /// Unknown: whether each login in a mini program replaces the session key.
     pub login_replaces_session_key: bool,
+    /// Contradictory: whether an authorise page checks the order of its parameters, as documented.
+    pub strict_parameter_order: bool,
+    /// For clients without a browser: every authorise page sends the caller back at once, whatever
+    /// it is, with a code of the user that the header `x-sim-openid` names, or of the first.
+    pub auto_consent: bool,
 }
 
 impl Switches {
@@ -133,6 +138,8 @@ impl Default for Switches {
             snapshot_flag_missing: false,
             snapshot_userinfo_refused: false,
             login_replaces_session_key: true,
+            strict_parameter_order: true,
+            auto_consent: false,
         }
     }
 }

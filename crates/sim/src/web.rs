@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    AppKind, ControlError, EncryptedData, Revocation, Scope, Sim, TokenState, WebGrant, sns,
-    unknown,
+    AppKind, ControlError, DuplicateCallbacks, EncryptedData, Revocation, Scope, Sim, TokenState,
+    WebGrant, sns, unknown,
 };
 
 impl Sim {
@@ -59,6 +59,18 @@ impl Sim {
         state.check_user(appid, openid, |_| true)?;
         let now = self.now();
         state.grants.revoke(appid, openid, why, now);
+        Ok(())
+    }
+
+    /// Sets whether, and how, browsers come back twice to an app.
+    pub fn set_duplicate_callbacks(
+        &self,
+        appid: &str,
+        twice: Option<DuplicateCallbacks>,
+    ) -> Result<(), ControlError> {
+        let mut state = self.state();
+        let app = state.apps.get_mut(appid).ok_or_else(|| unknown(appid))?;
+        app.duplicate_callbacks = twice;
         Ok(())
     }
 

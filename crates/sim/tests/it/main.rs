@@ -5,6 +5,7 @@ mod control;
 mod faults;
 mod harness;
 mod mini;
+mod pages;
 mod quotas;
 mod robust;
 mod sns;
