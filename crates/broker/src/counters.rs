@@ -48,6 +48,16 @@ counters! {
     fetches_without_lease,
     /// Calls not made because the budget was used up.
     budget_refusals,
+    /// Codes exchanged.
+    exchanges,
+    /// Exchanges told again, to who proved to have brought the code first.
+    exchanges_repeated,
+    /// Codes brought again without that proof.
+    codes_used,
+    /// Web tokens renewed, or tried to.
+    renewals,
+    /// Grants that WeChat said have ended.
+    grants_ended,
     /// Rows of the store that could not be read and were left out.
     unreadable_rows,
 }

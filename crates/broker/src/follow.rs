@@ -348,6 +348,25 @@ impl Broker {
         }
     }
 
+    /// Forgets what is kept of logins for a time only.
+    pub(crate) async fn forget_past_logins_forever(&self) {
+        const EVERY: Duration = Duration::from_secs(60);
+        const AT_ONCE: usize = 1_000;
+        loop {
+            self.0.clock.sleep_until(self.0.clock.now() + EVERY).await;
+            loop {
+                match self.0.store.forget_past_logins(AT_ONCE).await {
+                    Ok(forgotten) if forgotten >= AT_ONCE => {}
+                    Ok(_) => break,
+                    Err(err) => {
+                        tracing::warn!(error = %err, "what is past was not forgotten yet");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// Writes what each client key has done since the last time.
     pub(crate) async fn write_aggregates(&self) {
         for key in self.0.keys.load_full().values() {

@@ -10,11 +10,16 @@
 //! The background task ([`Broker::run`]) starts the same flights, by a deadline instead of by a
 //! caller; and it follows the changes that other processes make in the store.
 //!
+//! A service brings a user's code: [`Broker::exchange`] claims it in the store, exchanges it, and
+//! keeps the grant, from which [`Broker::profile`] reads (`login`, `claim`, `grant`; `mini` for
+//! mini programs).
+//!
 //! There are no HTTP types in here, no files and no environment. All instants that are stored are
 //! by the store's time.
 
 pub mod app;
 pub mod audit;
+mod claim;
 mod counters;
 pub mod credential;
 mod directory;
@@ -52,6 +57,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use clock::{Clock, Timestamp};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use counters::{Counters, Figures};
@@ -69,6 +75,7 @@ pub use token::{CredentialStatus, MIN_TTL_CAP, TokenView};
 use crate::{
     directory::Directory,
     key::{ClientKey, key_hash},
+    login::Redirects,
     schedule::Schedule,
     seal::{Sealed, Sealer, TokenHasher},
     store::{Place, Shared, Store, StoreResult},
@@ -106,6 +113,9 @@ struct Inner {
     keys: ArcSwap<HashMap<[u8; 32], Arc<ClientKey>>>,
     schedule: Schedule,
     counters: Counters,
+    redirects: Redirects,
+    /// Some claim on a code was settled or taken back in this process.
+    claims_settled: Notify,
     /// How far the store's time is ahead of our clock, in milliseconds.
     ahead: AtomicI64,
     /// The point of the change log up to which memory is known to be right.
@@ -135,6 +145,8 @@ impl Broker {
             keys: ArcSwap::default(),
             schedule: Schedule::default(),
             counters: Counters::default(),
+            redirects: Redirects::default(),
+            claims_settled: Notify::new(),
             ahead: AtomicI64::new(0),
             followed: tokio::sync::Mutex::new(0),
         }));
@@ -147,7 +159,12 @@ impl Broker {
     /// whoever owns the tasks waits for them, so that what WeChat has answered is stored.
     pub async fn run(&self, shutdown: CancellationToken) {
         let work = async {
-            tokio::join!(self.keep_fresh(), self.follow_forever(), self.write_aggregates_forever());
+            tokio::join!(
+                self.keep_fresh(),
+                self.follow_forever(),
+                self.write_aggregates_forever(),
+                self.forget_past_logins_forever(),
+            );
         };
         tokio::select! {
             () = work => {}

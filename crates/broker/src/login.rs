@@ -5,12 +5,25 @@
 //! gave is told again for 10 minutes, to those who prove that they are who brought it first; to
 //! all others the code is used, and WeChat is not called.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use clock::Timestamp;
-use wechat::{AuthCode, LoginState, OpenId, RedirectUri, Scope, UnionId};
+use wechat::{
+    AppId, AuthCode, AuthorizePage, IssuedGrant, LoginState, OpenId, RedirectUri, Scope, UnionId,
+};
 
-use crate::{AppEntry, Broker, key::ClientKey, store::StoreError};
+use crate::{
+    AppEntry, Broker,
+    app::{App, AppKind},
+    claim::{Exchanged, Outcome},
+    key::ClientKey,
+    random::random_bytes,
+    store::{Kept, StoreError},
+};
 
 /// A wish to send a user to WeChat.
 #[derive(Clone, Debug)]
@@ -47,6 +60,16 @@ pub enum Proof<'a> {
     Binding(&'a str),
     /// The key under which a service repeats its own request when an answer got lost.
     IdempotencyKey(&'a str),
+}
+
+impl fmt::Debug for Proof<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Binding(_) => "Binding([redacted])",
+            Self::IdempotencyKey(_) => "IdempotencyKey([redacted])",
+        })
+    }
 }
 
 /// Who a user is, as the exchange of a code told.
@@ -102,7 +125,20 @@ impl Broker {
         key: &ClientKey,
         wanted: &Authorize,
     ) -> Result<AuthorizeUrl, WrongKind> {
-        todo!("{entry:p} {key:?} {wanted:?}")
+        let app = entry.app();
+        let scope = scope_of(&app, wanted.scope)?;
+        let state = wanted.state.clone().unwrap_or_else(random_state);
+        let url = self.0.wechat.authorize_url(&AuthorizePage {
+            app: &app.id,
+            redirect_uri: &wanted.redirect_uri,
+            scope,
+            state: &state,
+            force_popup: wanted.force_popup,
+            force_snapshot: wanted.force_snapshot,
+            in_english: wanted.in_english,
+        });
+        self.0.redirects.remember(&app.id, key, &wanted.redirect_uri);
+        Ok(AuthorizeUrl { url, state })
     }
 
     /// Exchanges a code for the user's identity, and keeps the grant. `redirect_uri` is where the
@@ -115,6 +151,99 @@ impl Broker {
         proof: Proof<'_>,
         redirect_uri: Option<&RedirectUri>,
     ) -> Result<Identity, ExchangeError> {
-        todo!()
+        // A mini program has none.
+        scope_of(&entry.app(), None)?;
+        let redirect_uri = redirect_uri.cloned();
+        let redirect_uri = redirect_uri.or_else(|| self.0.redirects.last(&entry.app().id, key));
+        let redirect_uri = redirect_uri.map(|uri| uri.as_str().to_owned());
+        let for_wechat = code.clone();
+        let exchange = async move |broker: Self, app: Arc<App>| {
+            let sent = broker.now();
+            match broker.0.wechat.exchange_code(&app.id, &app.secret, &for_wechat).await {
+                Ok(issued) => broker.identity(&app, issued, sent, redirect_uri).await,
+                Err(error) => Ok((Outcome::of(error)?, Kept::Nothing)),
+            }
+        };
+        match self.exchange_once(entry, key, code, proof, exchange).await?.succeeded()? {
+            Outcome::Identity { openid, unionid, scope, is_snapshot_user, expires_at } => {
+                Ok(Identity {
+                    openid: OpenId::new(openid),
+                    unionid: unionid.map(UnionId::new),
+                    scope: scope.parse().unwrap_or(Scope::Base),
+                    is_snapshot_user,
+                    expires_at: Timestamp::from_millis(expires_at),
+                })
+            }
+            _ => Err(ExchangeError::CodeUsed),
+        }
+    }
+
+    /// What an answer of WeChat's tells of a user, and the grant to keep. Of a user who does not
+    /// exist nothing is kept.
+    async fn identity(
+        &self,
+        app: &App,
+        issued: IssuedGrant,
+        sent: Timestamp,
+        redirect_uri: Option<String>,
+    ) -> Exchanged {
+        let expires_at = sent + issued.expires_in;
+        let (unionid, kept) = if issued.is_snapshot_user {
+            (issued.unionid.clone(), Kept::Nothing)
+        } else {
+            let unionid = self.known_unionid(app, &issued.openid, issued.unionid.as_ref()).await?;
+            let row = self.new_grant(app, &issued, sent, redirect_uri);
+            (unionid, Kept::Grant(row, issued.unionid.clone()))
+        };
+        let outcome = Outcome::Identity {
+            openid: issued.openid.as_str().to_owned(),
+            unionid: unionid.map(|unionid| unionid.as_str().to_owned()),
+            scope: issued.scope.as_str().to_owned(),
+            is_snapshot_user: issued.is_snapshot_user,
+            expires_at: expires_at.as_millis(),
+        };
+        Ok((outcome, kept))
+    }
+}
+
+/// The scope to ask for: the narrowest that the app's kind has, unless another of its scopes is
+/// wanted.
+pub(crate) fn scope_of(app: &App, wanted: Option<Scope>) -> Result<Scope, WrongKind> {
+    match (app.kind, wanted) {
+        (AppKind::MiniProgram, _) => Err(WrongKind(
+            "a mini program has no page where users authorise: it logs in by `wx.login`, and its \
+             code goes to `mini/login`",
+        )),
+        (AppKind::Website, None | Some(Scope::Login)) => Ok(Scope::Login),
+        (AppKind::Website, Some(_)) => {
+            Err(WrongKind("a website app has the scope `snsapi_login` only"))
+        }
+        (AppKind::Official | AppKind::Test, Some(Scope::Login)) => {
+            Err(WrongKind("only a website app has the scope `snsapi_login`"))
+        }
+        (AppKind::Official | AppKind::Test, wanted) => Ok(wanted.unwrap_or(Scope::Base)),
+    }
+}
+
+/// A state that nobody guesses.
+pub(crate) fn random_state() -> LoginState {
+    let hex: String = random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.parse().expect("hexadecimal digits are a state")
+}
+
+/// Where the users of each client key came back to last, by app: for those who have to authorise
+/// again and of whose grant it is not known.
+#[derive(Default)]
+pub(crate) struct Redirects(Mutex<HashMap<(AppId, String), RedirectUri>>);
+
+impl Redirects {
+    fn remember(&self, app: &AppId, key: &ClientKey, uri: &RedirectUri) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert((app.clone(), key.id.clone()), uri.clone());
+    }
+
+    pub(crate) fn last(&self, app: &AppId, key: &ClientKey) -> Option<RedirectUri> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(app.clone(), key.id.clone())).cloned()
     }
 }

@@ -214,7 +214,7 @@ impl Broker {
         self.0.schedule.set(&slot.id, at);
     }
 
-    async fn release(&self, lease: &Lease) {
+    pub(crate) async fn release(&self, lease: &Lease) {
         if let Err(err) = self.0.shared.release(lease).await {
             tracing::warn!(
                 lease.name,

@@ -1,6 +1,7 @@
 //! Where state lives: the contracts of [`Store`] and [`Shared`].
 //!
-//! [`Store`] holds what must survive a restart, or must not be revived by one. [`Shared`] holds
+//! [`Store`] holds what must survive a restart, or must not be revived by one; the part of it that
+//! logins leave behind is [`Logins`]. [`Shared`] holds
 //! what expires by itself but every replica must see. Both are chosen once, by URL scheme, and
 //! every backend runs the same conformance suite.
 //!
@@ -15,6 +16,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod logins;
 mod memory;
 mod sqlite;
 
@@ -23,6 +25,10 @@ use clock::Timestamp;
 use std::time::Duration;
 use wechat::AppId;
 
+pub use logins::{
+    CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, Logins, OUTCOME_KEPT, ProfileRow,
+    SessionRow,
+};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -144,6 +150,14 @@ pub enum Place {
     Credential(CredentialId, u64),
     /// A secret of xinfu itself, by name.
     Own(String),
+    /// What the exchange of a code gave, by the hash of the code.
+    Outcome(AppId, [u8; 32]),
+    /// The tokens of a grant, by its version.
+    Tokens(GrantId, String),
+    /// The profile that was read with a grant.
+    Profile(GrantId),
+    /// The session key of a mini program's user, by the hash of our session id.
+    SessionKey(AppId, [u8; 32]),
 }
 
 impl Place {
@@ -155,13 +169,26 @@ impl Place {
                 format!("credential/{}/{}/{generation}", id.app, id.kind.as_str())
             }
             Self::Own(name) => format!("own/{name}"),
+            Self::Outcome(app, code) => format!("outcome/{app}/{}", hex(code)),
+            Self::Tokens(GrantId { app, openid, scope }, version) => {
+                format!("tokens/{app}/{}/{}/{version}", openid.as_str(), scope.as_str())
+            }
+            Self::Profile(GrantId { app, openid, scope }) => {
+                format!("profile/{app}/{}/{}", openid.as_str(), scope.as_str())
+            }
+            Self::SessionKey(app, id) => format!("session-key/{app}/{}", hex(id)),
         }
     }
 }
 
-/// What must survive: apps, keys, current credentials, the ledger, the audit log.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What must survive: apps, keys, current credentials, the ledger, the audit log; and what logins leave
+/// behind.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Logins {
     /// The store's time: what every persisted instant is measured by.
     async fn now(&self) -> StoreResult<Timestamp>;
 
@@ -183,8 +210,9 @@ pub trait Store: Send + Sync {
     async fn put_app(&self, row: &AppRow, audit: &AuditEntry) -> StoreResult<bool>;
 
     /// Removes an app with its credentials, their history and troubles, each of which the change
-    /// log names too; the ledger stays, so that an app that comes back does not get its quota
-    /// twice. `false`: there is none.
+    /// log names too, and with all about its users; the ledger and the claims on codes stay, so
+    /// that an app that comes back neither gets its quota twice nor exchanges a code twice.
+    /// `false`: there is none.
     async fn remove_app(&self, app: &AppId, audit: &AuditEntry) -> StoreResult<bool>;
 
     /// All client keys, revoked ones too, oldest first.

@@ -11,6 +11,9 @@ use crate::{quota::civil, rng::Rng};
 /// The content type of `/cgi-bin/*`; the parameter really is called `encoding`.
 pub(crate) const CGI_BIN_TYPE: &str = "application/json; encoding=utf-8";
 
+/// The content type of `/sns/*`.
+pub(crate) const SNS_TYPE: &str = "text/plain";
+
 const STABLE_HINT: &str = ", could get access_token by getStableAccessToken, more details at \
                            https://mmbizurl.cn/s/JtxxFh33r";
 
@@ -81,6 +84,11 @@ impl Failure {
         Self { text: text.into(), stable_hint: false, ..self }
     }
 
+    /// The failure as calls of `/sns/*` word it.
+    pub(crate) fn of_sns(self) -> Self {
+        Self { stable_hint: false, suffix: Suffix::CommaRid, ..self }
+    }
+
     /// The failure with another ending.
     pub(crate) fn ending(self, suffix: Suffix) -> Self {
         Self { suffix, ..self }
@@ -139,17 +147,26 @@ const fn text_of(code: i64) -> &'static str {
         40003 => "invalid openid",
         40013 => "invalid appid",
         40014 => "invalid access_token",
+        40029 => "invalid code",
+        40030 => "invalid refresh_token",
         40032 => "invalid openid list size",
         40066 => "invalid url",
         40090 => "bad client ip",
         40097 => "invalid args",
         40125 => "invalid appsecret",
+        40163 => "code been used",
+        40226 => "code blocked",
         40243 => "appsecret is frozen",
         41001 => "access_token missing",
         41002 => "appid missing",
+        41003 => "refresh_token missing",
         41004 => "appsecret missing",
+        41008 => "missing code",
         41009 => "missing openid",
         42001 => "access_token expired",
+        42002 => "refresh_token expired",
+        42003 => "code expired",
+        42007 => "access_token and refresh_token exception",
         43001 => "require GET method",
         43002 => "require POST method",
         44002 => "empty post data",

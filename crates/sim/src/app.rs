@@ -21,22 +21,25 @@ pub struct AppSpec {
     /// The addresses that may ask for tokens; all may without a list.
     #[serde(default)]
     pub ip_whitelist: Option<Vec<IpAddr>>,
-    /// Its AppSecret is frozen: token calls answer 40243.
+    /// Its AppSecret is frozen: token calls and trades of codes answer 40243.
     #[serde(default)]
     pub frozen: bool,
-    /// The account is frozen: token calls answer 50007.
+    /// The account is frozen: token calls, trades of codes and refreshes answer 50007.
     #[serde(default)]
     pub banned: bool,
     /// The account may not use tokens, as a punishment: token calls answer 50004.
     #[serde(default)]
     pub no_token_api: bool,
-    /// Bound to an Open Platform account, so that its followers have unionids.
+    /// Bound to an Open Platform account, so that its users have unionids.
     #[serde(default = "yes")]
     pub bound: bool,
     /// Quotas that differ from WeChat's, by path (`/cgi-bin/token`), and for the stable issuer
     /// `/cgi-bin/stable_token#force` and `/cgi-bin/stable_token#minute`.
     #[serde(default, deserialize_with = "known_quotas")]
     pub quotas: BTreeMap<String, u64>,
+    /// The hosts, without port, that a login may come back to (网页授权域名).
+    #[serde(default)]
+    pub redirect_hosts: Vec<String>,
 }
 
 impl AppSpec {
@@ -52,7 +55,15 @@ impl AppSpec {
             no_token_api: false,
             bound: true,
             quotas: BTreeMap::new(),
+            redirect_hosts: Vec::new(),
         }
+    }
+
+    /// The same app, whose logins may come back to this machine too.
+    #[must_use]
+    pub fn with_loopback_redirects(mut self) -> Self {
+        self.redirect_hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
+        self
     }
 }
 
@@ -67,6 +78,7 @@ impl fmt::Debug for AppSpec {
             .field("no_token_api", &self.no_token_api)
             .field("bound", &self.bound)
             .field("quotas", &self.quotas)
+            .field("redirect_hosts", &self.redirect_hosts)
             .finish_non_exhaustive()
     }
 }
@@ -97,7 +109,7 @@ pub struct UserSpec {
     /// Whether the user follows the app.
     #[serde(default = "yes")]
     pub subscribed: bool,
-    /// The unionid, shown while the user follows and the app is bound.
+    /// The unionid, shown while the app is bound; among followers while the user follows.
     #[serde(default)]
     pub unionid: Option<String>,
     /// When the user last followed, in Unix seconds; the time of adding when left out.
@@ -124,6 +136,15 @@ pub struct UserSpec {
     /// The text of the QR code that the user scanned.
     #[serde(default)]
     pub qr_scene_str: String,
+    /// The name that the user shows, of any characters.
+    #[serde(default)]
+    pub nickname: String,
+    /// Where the user's picture is; empty without one.
+    #[serde(default)]
+    pub headimgurl: String,
+    /// What the user may do at carriers, such as `chinaunicom`.
+    #[serde(default)]
+    pub privilege: Vec<String>,
 }
 
 impl UserSpec {
@@ -142,7 +163,17 @@ impl UserSpec {
             subscribe_scene: search(),
             qr_scene: 0,
             qr_scene_str: String::new(),
+            nickname: String::new(),
+            headimgurl: String::new(),
+            privilege: Vec::new(),
         }
+    }
+
+    /// The same user with a nickname.
+    #[must_use]
+    pub fn with_nickname(mut self, nickname: impl Into<String>) -> Self {
+        self.nickname = nickname.into();
+        self
     }
 
     /// The same user, not following.

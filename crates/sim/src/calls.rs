@@ -67,9 +67,11 @@ pub struct CallEntry {
     pub rid: Option<String>,
     /// The address of the caller; `None` for mints by somebody outside.
     pub client_ip: Option<IpAddr>,
-    /// Stands for the token that the call carried.
+    /// Stands for the token, web token or refresh token that the call carried.
     pub token: Option<String>,
-    /// Stands for the token or ticket that the call was answered with.
+    /// Stands for the code or `js_code` that the call carried.
+    pub code: Option<String>,
+    /// Stands for the token, web token or ticket that the call was answered with.
     pub answered: Option<String>,
     /// `force_refresh` was asked for.
     pub force: bool,

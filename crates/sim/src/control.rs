@@ -8,7 +8,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AppSpec, ControlError, Fault, Issuer, SetFault, Sim, Switches, UserSpec, rng::short_hash,
+    AppSpec, CallbackMode, ControlError, DuplicateCallbacks, Fault, Issuer, Revocation, Scope,
+    SetFault, Sim, Switches, UserSpec, rng::short_hash,
 };
 
 /// An answer that is not 200.
@@ -33,8 +34,11 @@ impl Refusal {
 impl From<ControlError> for Refusal {
     fn from(error: ControlError) -> Self {
         let status = match error {
-            ControlError::UnknownApp(_) => StatusCode::NOT_FOUND,
-            ControlError::AppExists(_) | ControlError::FixedClock => StatusCode::CONFLICT,
+            ControlError::UnknownApp(_) | ControlError::UnknownUser(_) => StatusCode::NOT_FOUND,
+            ControlError::AppExists(_)
+            | ControlError::FixedClock
+            | ControlError::WrongKind(_)
+            | ControlError::NoSession(_) => StatusCode::CONFLICT,
         };
         Self::plain(status, error.to_string())
     }
@@ -66,6 +70,13 @@ pub(crate) async fn answer(
         ("POST", ["sim", "apps"]) => add_app(sim, &body),
         ("POST", ["sim", "apps", appid]) => change_app(sim, appid, &body),
         ("POST", ["sim", "apps", appid, "foreign-refresh"]) => foreign_refresh(sim, appid, &body),
+        ("POST", ["sim", "apps", appid, "codes"]) => issue_code(sim, appid, &body),
+        ("POST", ["sim", "apps", appid, "js-codes"]) => issue_js_code(sim, appid, &body),
+        ("POST", ["sim", "apps", appid, "encrypted-data"]) => encrypt_for(sim, appid, &body),
+        ("POST", ["sim", "apps", appid, "revoke-grant"]) => revoke_grant(sim, appid, &body),
+        ("POST", ["sim", "apps", appid, "duplicate-callbacks"]) => {
+            set_duplicate_callbacks(sim, appid, &body)
+        }
         ("POST", ["sim", "reset"]) => {
             sim.reset();
             Ok(json!({}))
@@ -95,7 +106,17 @@ fn is_known(segments: &[&str]) -> bool {
         ["sim", "clock" | "calls" | "faults" | "users" | "apps" | "reset" | "switches"]
             | ["sim", "clock", "advance"]
             | ["sim", "faults" | "apps", _]
-            | ["sim", "apps", _, "foreign-refresh"]
+            | [
+                "sim",
+                "apps",
+                _,
+                "foreign-refresh"
+                    | "codes"
+                    | "js-codes"
+                    | "encrypted-data"
+                    | "revoke-grant"
+                    | "duplicate-callbacks"
+            ]
     )
 }
 
@@ -229,6 +250,80 @@ fn foreign_refresh(sim: &Sim, appid: &str, body: &Bytes) -> Result<Value, Refusa
     let Mint { issuer, kill } = parse(read(body)?)?;
     let token = sim.foreign_refresh(appid, issuer, kill)?;
     Ok(json!({ "token": short_hash(&token) }))
+}
+
+fn issue_code(sim: &Sim, appid: &str, body: &Bytes) -> Result<Value, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Consent {
+        openid: String,
+        scope: Scope,
+        #[serde(default)]
+        snapshot: bool,
+    }
+    let Consent { openid, scope, snapshot } = parse(read(body)?)?;
+    Ok(json!({ "code": sim.issue_code(appid, &openid, scope, snapshot)? }))
+}
+
+fn issue_js_code(sim: &Sim, appid: &str, body: &Bytes) -> Result<Value, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Login {
+        openid: String,
+    }
+    let Login { openid } = parse(read(body)?)?;
+    Ok(json!({ "js_code": sim.issue_js_code(appid, &openid)? }))
+}
+
+fn encrypt_for(sim: &Sim, appid: &str, body: &Bytes) -> Result<Value, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Read {
+        openid: String,
+        data: Map<String, Value>,
+    }
+    let Read { openid, data } = parse(read(body)?)?;
+    Ok(json!(sim.encrypt_for(appid, &openid, data)?))
+}
+
+fn revoke_grant(sim: &Sim, appid: &str, body: &Bytes) -> Result<Value, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Revoke {
+        openid: String,
+        #[serde(default)]
+        reason: Revocation,
+    }
+    let Revoke { openid, reason } = parse(read(body)?)?;
+    sim.revoke_grant(appid, &openid, reason)?;
+    Ok(json!({}))
+}
+
+fn set_duplicate_callbacks(sim: &Sim, appid: &str, body: &Bytes) -> Result<Value, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        Off,
+        #[serde(untagged)]
+        On(CallbackMode),
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Twice {
+        mode: Mode,
+        #[serde(default)]
+        count: Option<u64>,
+        #[serde(default)]
+        delay_ms: Option<u64>,
+    }
+    let Twice { mode, count, delay_ms } = parse(read(body)?)?;
+    let delay_ms = delay_ms.unwrap_or(DuplicateCallbacks::DELAY_MS);
+    let twice = match mode {
+        Mode::Off => None,
+        Mode::On(mode) => Some(DuplicateCallbacks { mode, count, delay_ms }),
+    };
+    sim.set_duplicate_callbacks(appid, twice)?;
+    Ok(json!({}))
 }
 
 /// Changes the switches that are named, and leaves the others.

@@ -9,11 +9,13 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::{
-    answer::{CGI_BIN_TYPE, Failure, Suffix, http_date},
+    answer::{CGI_BIN_TYPE, Failure, SNS_TYPE, Suffix, http_date},
     api::Endpoint,
     calls::CallEntry,
     faults::{BadNumber, Dirt, FaultKind},
+    oauth::{Revocation, Subject},
     rng::short_hash,
+    sns::{SnsCall, is_sns},
     state::State,
 };
 
@@ -40,6 +42,20 @@ impl Call {
     /// A string in the JSON body that is not empty.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.json.as_ref()?.get(name)?.as_str().filter(|text| !text.is_empty())
+    }
+
+    /// The token, web token or refresh token that it carries.
+    fn token(&self) -> Option<&str> {
+        let name = match SnsCall::of(&self.path) {
+            Some(SnsCall::RefreshToken) => "refresh_token",
+            _ => "access_token",
+        };
+        self.query(name)
+    }
+
+    /// The code or `js_code` that it carries.
+    fn code(&self) -> Option<&str> {
+        SnsCall::of(&self.path)?.code(self)
     }
 }
 
@@ -95,6 +111,8 @@ pub(crate) struct Reply {
 #[derive(Clone, Debug)]
 pub(crate) struct Decided {
     pub(crate) seq: u64,
+    /// How long the answer waits on top of what the faults say, in milliseconds.
+    pub(crate) delay: u64,
     pub(crate) reply: Reply,
 }
 
@@ -110,7 +128,7 @@ impl State {
 
     /// Decides a call at `now`, and writes it down.
     pub(crate) fn decide(&mut self, call: &Call, arrival: &Arrival, now: Timestamp) -> Decided {
-        self.prepare(arrival, now);
+        self.prepare(call, arrival, now);
         let unprocessed = arrival.find(|fault| match fault {
             FaultKind::ResetBefore {} | FaultKind::BadGateway { processed: false } => Some(()),
             _ => None,
@@ -120,9 +138,14 @@ impl State {
             _ => None,
         });
         let refused = arrival.find(|fault| refusal(fault, call));
+        let mut delay = 0;
         let result = match (unprocessed, refused) {
             (Some(()), _) => None,
             (None, Some(failure)) => Some(Err(failure)),
+            (None, None) if is_sns(&call.path) => {
+                delay = call.code().map_or(0, |code| self.grants.take_answer_delay(code));
+                Some(self.handle_sns(call, now))
+            }
             (None, None) => Some(self.handle(call, survival, now)),
         };
 
@@ -141,6 +164,7 @@ impl State {
             }
             Some(Err(failure)) => {
                 errcode = Some(failure.code);
+                let failure = if is_sns(&call.path) { failure.of_sns() } else { failure };
                 let failure = match arrival.find(suffix) {
                     Some(suffix) => failure.ending(suffix),
                     None => failure,
@@ -159,12 +183,13 @@ impl State {
             errcode,
             rid,
             client_ip: Some(call.ip),
-            token: call.query("access_token").map(short_hash),
+            token: call.token().map(short_hash),
+            code: call.code().map(short_hash),
             answered,
             force: call.json.as_ref().is_some_and(|json| json["force_refresh"] == true),
             faults: arrival.faults.iter().map(FaultKind::name).collect(),
         });
-        Decided { seq, reply: arrival.reply(body, http_date(shown)) }
+        Decided { seq, delay, reply: arrival.reply(body, http_date(shown)) }
     }
 
     /// Whose call it is: the app that it names, or the one that its token belongs to.
@@ -172,16 +197,28 @@ impl State {
         let named = match Endpoint::of(&call.path) {
             Some(Endpoint::Token) => call.query("appid"),
             Some(Endpoint::StableToken | Endpoint::ClearQuotaV2) => call.text("appid"),
-            _ => {
-                let minted = call.query("access_token").and_then(|token| self.tokens.find(token));
-                minted.map(|minted| minted.appid.as_str())
-            }
+            None if is_sns(&call.path) => call.query("appid"),
+            _ => None,
         };
+        let named = named.or_else(|| {
+            let token = call.token()?;
+            let minted = self.tokens.find(token).map(|minted| minted.appid.as_str());
+            minted.or_else(|| self.user_of(call).map(|subject| subject.appid.as_str()))
+        });
         cut(named.unwrap_or_default(), 64)
     }
 
+    /// Whose web token or refresh token the call carries.
+    fn user_of(&self, call: &Call) -> Option<&Subject> {
+        let token = call.token()?;
+        match SnsCall::of(&call.path) {
+            Some(SnsCall::RefreshToken) => self.grants.subject_of_refresh(token),
+            _ => self.grants.web_token(token).map(|found| &found.subject),
+        }
+    }
+
     /// What happens just before the call is processed.
-    fn prepare(&mut self, arrival: &Arrival, now: Timestamp) {
+    fn prepare(&mut self, call: &Call, arrival: &Arrival, now: Timestamp) {
         let appid = &arrival.appid;
         for fault in &arrival.faults {
             match fault {
@@ -191,6 +228,15 @@ impl State {
                 FaultKind::EarlyInvalidation { issuer, sticky } => {
                     self.invalidate(appid, *issuer, *sticky, now);
                 }
+                FaultKind::GrantRevoked {} => self.revoke(call, Revocation::Revoked, now),
+                FaultKind::PasswordChanged {} => {
+                    self.revoke(call, Revocation::PasswordChanged, now);
+                }
+                FaultKind::WebTokenEnds {} => {
+                    if let Some(Subject { appid, openid, .. }) = self.user_of(call).cloned() {
+                        self.grants.end_web_tokens(&appid, &openid, now);
+                    }
+                }
                 FaultKind::SecretReset {} => {
                     let secret = self.write_secret();
                     if let Some(app) = self.apps.get_mut(appid) {
@@ -199,6 +245,12 @@ impl State {
                 }
                 _ => {}
             }
+        }
+    }
+
+    fn revoke(&mut self, call: &Call, why: Revocation, now: Timestamp) {
+        if let Some(Subject { appid, openid, .. }) = self.user_of(call).cloned() {
+            self.grants.revoke(&appid, &openid, why, now);
         }
     }
 }
@@ -216,7 +268,7 @@ impl Arrival {
     fn reply(&self, mut body: Value, date: String) -> Reply {
         let mut reply = Reply {
             status: StatusCode::OK,
-            content_type: CGI_BIN_TYPE.to_owned(),
+            content_type: if is_sns(&self.path) { SNS_TYPE } else { CGI_BIN_TYPE }.to_owned(),
             date,
             body: Bytes::new(),
             truncated: false,

@@ -117,6 +117,15 @@ pub enum FaultKind {
         #[serde(default)]
         sticky: bool,
     },
+    /// The user whose web token or refresh token the call carries takes the authorisation back
+    /// before it is processed.
+    GrantRevoked {},
+    /// The user whose web token or refresh token the call carries changes the password before it is
+    /// processed.
+    PasswordChanged {},
+    /// The web tokens of the user whose web token or refresh token the call carries end before it
+    /// is processed; refresh tokens live on.
+    WebTokenEnds {},
     /// The AppSecret is replaced by an unknown one before the call is processed.
     SecretReset {},
     /// 502 with an HTML page from a gateway.
@@ -213,6 +222,9 @@ impl FaultKind {
             Self::Errcode { .. } => "errcode",
             Self::ForeignMint { .. } => "foreign_mint",
             Self::EarlyInvalidation { .. } => "early_invalidation",
+            Self::GrantRevoked {} => "grant_revoked",
+            Self::PasswordChanged {} => "password_changed",
+            Self::WebTokenEnds {} => "web_token_ends",
             Self::SecretReset {} => "secret_reset",
             Self::BadGateway { .. } => "bad_gateway",
             Self::TruncatedBody {} => "truncated_body",
@@ -232,7 +244,12 @@ impl FaultKind {
         match self {
             Self::LatencyBefore { .. } => 0,
             Self::ResetBefore {} => 1,
-            Self::ForeignMint { .. } | Self::EarlyInvalidation { .. } | Self::SecretReset {} => 2,
+            Self::ForeignMint { .. }
+            | Self::EarlyInvalidation { .. }
+            | Self::GrantRevoked {}
+            | Self::PasswordChanged {}
+            | Self::WebTokenEnds {}
+            | Self::SecretReset {} => 2,
             Self::BadGateway { .. } => 3,
             Self::Errcode { .. } => 4,
             _ => 5,

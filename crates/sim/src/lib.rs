@@ -9,7 +9,9 @@
 //!
 //! From the top: `serve` reads requests, `exchange` takes one through faults and decision, `api`
 //! knows the calls, `token` and `quota` hold their rules, `answer` words the errors, and `control`
-//! is the other port.
+//! is the other port. Web logins are the other half: `sns` and `mini` know their calls, `oauth`
+//! holds the rules of codes, web tokens and refresh tokens, `connect` those of the browser's way,
+//! `pages` shows it, and `web` has the handles.
 
 use std::{
     fmt,
@@ -24,20 +26,30 @@ mod answer;
 mod api;
 mod app;
 mod calls;
+mod connect;
 mod control;
 mod exchange;
 mod faults;
+mod mini;
+mod oauth;
+mod pages;
 mod quota;
 mod rng;
 mod serve;
+mod shelf;
+mod sns;
 mod state;
 mod switches;
 mod token;
+mod web;
 
 pub use answer::Suffix;
 pub use app::{AppKind, AppSpec, UserSpec};
 pub use calls::{CallEntry, Calls, Total};
+pub use connect::{CallbackMode, DuplicateCallbacks};
 pub use faults::{BadNumber, Dirt, Fault, FaultKind, SetFault};
+pub use mini::EncryptedData;
+pub use oauth::{Revocation, Scope, WebGrant};
 pub use switches::{Check, ListEnd, NonFollower, RefusedForce, Switches};
 pub use token::{CurrentTokens, Issuer, TokenState};
 
@@ -91,6 +103,15 @@ pub enum ControlError {
     /// An app has that appid already.
     #[error("an app has the appid `{0}` already")]
     AppExists(String),
+    /// The app has no user with that openid.
+    #[error("the app has no user with the openid `{0}`")]
+    UnknownUser(String),
+    /// Apps of that kind have no such code or scope.
+    #[error("the app `{0}` is of a kind that has no such code")]
+    WrongKind(String),
+    /// The user never logged in at the mini program.
+    #[error("the user `{0}` has no session yet: issue a `js_code` first")]
+    NoSession(String),
     /// The clock is the system's or follows timers.
     #[error("this clock cannot be moved")]
     FixedClock,
@@ -268,8 +289,9 @@ impl Sim {
         self.state().ticket_works(appid, ticket, self.now())
     }
 
-    /// Forgets tokens, tickets, used quotas, faults and calls, and takes the first switches back.
-    /// Apps stay, each as it was added, whatever faults and updates made of it since; users stay as
+    /// Forgets tokens, tickets, codes, grants, sessions, duplicate callbacks, used quotas,
+    /// faults and calls, and takes the
+    /// first switches back. Apps stay, each as it was added, whatever faults and updates made of it since; users stay as
     /// they are. The clock and the generators go on, so that no token comes twice.
     pub fn reset(&self) {
         self.state().reset(self.0.switches.clone());

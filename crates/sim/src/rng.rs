@@ -26,6 +26,12 @@ impl Rng {
         self.bits() % end
     }
 
+    /// The next 16 bytes.
+    pub(crate) fn bytes16(&mut self) -> [u8; 16] {
+        let bits = u128::from(self.bits()) << 64 | u128::from(self.bits());
+        bits.to_be_bytes()
+    }
+
     /// `len` characters of an alphabet.
     pub(crate) fn text(&mut self, alphabet: &[u8], len: usize) -> String {
         let letter = |this: &mut Self| {

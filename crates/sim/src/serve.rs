@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Sim, control,
     exchange::{Call, Reply},
+    pages::{self, Visit, is_page},
 };
 
 /// The most bytes of a request body.
@@ -185,6 +186,18 @@ impl Connection {
                 response.headers_mut().insert(header::CONTENT_TYPE, json);
                 Ok(response)
             }
+            Port::Api if is_page(head.uri.path()) => {
+                let visit = Visit {
+                    method: head.method,
+                    path: head.uri.path().to_owned(),
+                    target: head.uri.query().unwrap_or_default().to_owned(),
+                    query: query(&head.uri),
+                    headers: head.headers,
+                    body,
+                };
+                let response = pages::answer(&self.sim, &visit);
+                Ok(response.map(|page| Payload::whole(page.into())))
+            }
             Port::Api => {
                 let call = Call {
                     method: head.method,
@@ -215,7 +228,7 @@ async fn exchange(sim: Sim, call: Call, stop: CancellationToken) -> Option<Reply
         let now = sim.now();
         state.decide(&call, &arrival, now)
     };
-    wait(arrival.latency_after(), &stop).await?;
+    wait(arrival.latency_after().saturating_add(decided.delay), &stop).await?;
     if arrival.is_reset() {
         return None;
     }
@@ -252,11 +265,15 @@ fn respond(reply: Reply) -> Response<Payload> {
     response
 }
 
-/// The parameters of a query, decoded as a form is.
 fn query(uri: &http::Uri) -> Vec<(String, String)> {
+    pairs(uri.query().unwrap_or_default())
+}
+
+/// The parameters of a query or a form, decoded.
+pub(crate) fn pairs(text: &str) -> Vec<(String, String)> {
     let decode =
         |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
-    let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
     let split = |pair: &str| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key), decode(value))

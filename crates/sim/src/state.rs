@@ -7,7 +7,10 @@ use clock::Timestamp;
 use crate::{
     app::{AppSpec, UserSpec},
     calls::{CallEntry, CallLog},
+    connect::{DuplicateCallbacks, Visits},
     faults::Faults,
+    mini::Sessions,
+    oauth::GrantBook,
     quota::Used,
     rng::{Rng, short_hash},
     switches::Switches,
@@ -22,6 +25,8 @@ pub(crate) const FOREIGN: &str = "(foreign)";
 pub(crate) struct State {
     pub(crate) apps: BTreeMap<String, App>,
     pub(crate) tokens: TokenBook,
+    pub(crate) grants: GrantBook,
+    pub(crate) visits: Visits,
     pub(crate) switches: Switches,
     pub(crate) faults: Faults,
     pub(crate) calls: CallLog,
@@ -43,6 +48,8 @@ pub(crate) struct App {
     pub(crate) tickets: BTreeMap<&'static str, Vec<IssuedTicket>>,
     /// By openid, which is the order of the follower list too.
     pub(crate) users: BTreeMap<String, UserSpec>,
+    pub(crate) sessions: Sessions,
+    pub(crate) duplicate_callbacks: Option<DuplicateCallbacks>,
 }
 
 /// A ticket and when it was issued.
@@ -63,6 +70,8 @@ impl App {
             used: Used::default(),
             tickets: BTreeMap::new(),
             users: BTreeMap::new(),
+            sessions: Sessions::default(),
+            duplicate_callbacks: None,
         }
     }
 
@@ -98,6 +107,8 @@ impl State {
         Self {
             apps: BTreeMap::new(),
             tokens: TokenBook::new(Rng::new(seed, 1)),
+            grants: GrantBook::new(Rng::new(seed, 4)),
+            visits: Visits::new(Rng::new(seed, 5)),
             switches,
             faults: Faults::new(seed),
             calls: CallLog::default(),
@@ -106,10 +117,13 @@ impl State {
         }
     }
 
-    /// Forgets tokens, tickets, used quotas, faults, calls and changes of apps.
+    /// Forgets tokens, codes, grants, sessions, tickets, used quotas, faults, calls and changes of
+    /// apps.
     pub(crate) fn reset(&mut self, switches: Switches) {
         self.switches = switches;
         self.tokens.clear();
+        self.grants.clear();
+        self.visits.clear();
         self.faults.restart();
         self.calls.clear();
         for app in self.apps.values_mut() {
@@ -152,6 +166,7 @@ impl State {
             rid: None,
             client_ip: None,
             token: None,
+            code: None,
             answered: Some(short_hash(&token)),
             force: issuer == Issuer::Stable,
             faults: Vec::new(),

@@ -1,6 +1,10 @@
 //! Switches: what is not known of WeChat, and a few sizes that tests change.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
+
+use crate::Scope;
 
 /// How the simulated WeChat behaves where the real one is unknown or may change.
 ///
@@ -52,6 +56,51 @@ pub struct Switches {
     pub list_end: ListEnd,
     /// How long an older ticket works after its 7200 seconds, in seconds.
     pub ticket_grace_secs: u64,
+    /// How long a web token lives, in seconds. Documented as 7200.
+    pub web_token_lifetime_secs: u64,
+    /// Contradictory: how long a refresh token lives from the code exchange on, in seconds: 30 days
+    /// or, for mobile apps, 180.
+    pub refresh_lifetime_secs: u64,
+    /// How long a code lives, in seconds. Documented as 300.
+    pub code_lifetime_secs: u64,
+    /// Contradictory: how long a code of a QR login lives, in seconds: 600 or 300.
+    pub qr_code_lifetime_secs: u64,
+    /// Unknown: 40029 or, as the documents also say, 42003 for an expired code.
+    pub expired_code: i64,
+    /// Unknown: 40030 or, as the documents say, 40029 for a bad refresh token.
+    pub bad_refresh_token_code: i64,
+    /// Unknown: whether a refresh answers another refresh token and ends the one before.
+    pub refresh_rotates: bool,
+    /// Unknown: whether a code exchange ends the web tokens that the user's earlier ones gave.
+    pub new_grant_ends_web_tokens: bool,
+    /// Unknown: whether calls of `/sns/*` with a secret are held to the whitelist.
+    pub sns_ip_whitelist: bool,
+    /// Seen: the code exchange of a virtual account lacks `is_snapshotuser`.
+    pub snapshot_flag_missing: bool,
+    /// Seen: `/sns/userinfo` refuses virtual accounts with 48001.
+    pub snapshot_userinfo_refused: bool,
+    /// Unknown: whether each login in a mini program replaces the session key.
+    pub login_replaces_session_key: bool,
+    /// Contradictory: whether an authorise page checks the order of its parameters, as documented.
+    pub strict_parameter_order: bool,
+    /// For clients without a browser: every authorise page sends the caller back at once, whatever
+    /// it is, with a code of the user that the header `x-sim-openid` names, or of the first.
+    pub auto_consent: bool,
+}
+
+impl Switches {
+    /// How long a code lives that is not of a QR login.
+    pub(crate) const fn short_code_life(&self) -> Duration {
+        Duration::from_secs(self.code_lifetime_secs)
+    }
+
+    /// How long a code of a web login lives.
+    pub(crate) const fn code_life(&self, scope: Scope) -> Duration {
+        match scope {
+            Scope::Base | Scope::UserInfo => self.short_code_life(),
+            Scope::Login => Duration::from_secs(self.qr_code_lifetime_secs),
+        }
+    }
 }
 
 impl Default for Switches {
@@ -77,6 +126,20 @@ impl Default for Switches {
             page_size: 10_000,
             list_end: ListEnd::EmptyPage,
             ticket_grace_secs: 3600,
+            web_token_lifetime_secs: 7200,
+            refresh_lifetime_secs: 30 * 86_400,
+            code_lifetime_secs: 300,
+            qr_code_lifetime_secs: 600,
+            expired_code: 40029,
+            bad_refresh_token_code: 40030,
+            refresh_rotates: false,
+            new_grant_ends_web_tokens: false,
+            sns_ip_whitelist: false,
+            snapshot_flag_missing: false,
+            snapshot_userinfo_refused: false,
+            login_replaces_session_key: true,
+            strict_parameter_order: true,
+            auto_consent: false,
         }
     }
 }

@@ -33,9 +33,10 @@ const LAYERS: [Layer; 6] = [
 const OPTIONAL: [(&str, &str); 1] = [("server", "sim")];
 
 /// External crates with the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 6] = [
+const OWNERS: [(&str, &[&str]); 7] = [
     ("axum", &["server", "sim"]),
     ("clap", &["server"]),
+    ("qrcode", &["sim"]),
     ("rusqlite", &["broker"]),
     ("hyper", &["wechat", "server", "sim"]),
     ("hyper-util", &["wechat", "server", "sim"]),

@@ -4,6 +4,7 @@
 //! may come as several handles, which stand for several processes: the suite uses them in turn.
 
 mod changes;
+mod logins;
 mod shared;
 
 use std::{
@@ -107,6 +108,13 @@ pub(super) async fn run(fresh: impl AsyncFn() -> Handles, fast_forward: impl Asy
     audit_log(&fresh().await).await;
     changes::of_apps_and_keys(&fresh().await).await;
     changes::of_credentials(&fresh().await).await;
+    logins::claims(&fresh().await, &fast_forward).await;
+    logins::grants(&fresh().await).await;
+    logins::lists_of_grants(&fresh().await).await;
+    logins::sessions(&fresh().await, &fast_forward).await;
+    logins::forgetting_a_user(&fresh().await).await;
+    logins::forgetting_the_past(&fresh().await, &fast_forward).await;
+    logins::sealing(&fresh().await).await;
     shared::leases(&fresh().await, &fast_forward).await;
     shared::wakes(&fresh().await).await;
 }

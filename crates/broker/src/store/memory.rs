@@ -1,5 +1,7 @@
 //! A store in memory: what tests run on. Forgets everything when its last handle is dropped.
 
+mod logins;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
@@ -14,6 +16,7 @@ use clock::{Clock, Timestamp};
 use tokio::sync::watch;
 use wechat::AppId;
 
+use self::logins::LoginState;
 use super::{
     Acquired, AppRow, Change, Changes, CredentialRow, KeyRow, Lease, Place, Shared, Store,
     StoreError, StoreResult,
@@ -59,6 +62,7 @@ struct State {
     /// By app and API, then by day.
     ledger: BTreeMap<(AppId, String), BTreeMap<i64, LedgerRow>>,
     own: BTreeMap<String, Sealed>,
+    logins: LoginState,
     /// Entry number 1 comes first.
     audit: Vec<AuditEntry>,
     log: Log,
@@ -131,7 +135,7 @@ impl State {
             .values()
             .map(|row| (Place::Credential(row.id.clone(), row.generation), &row.value));
         let own = self.own.iter().map(|(name, value)| (Place::Own(name.clone()), value));
-        apps.chain(credentials).chain(own)
+        apps.chain(credentials).chain(own).chain(self.logins.sealed())
     }
 
     fn sealed_at(&mut self, place: &Place) -> Option<&mut Sealed> {
@@ -141,6 +145,7 @@ impl State {
                 self.current(id, *generation).map(|row| &mut row.value)
             }
             Place::Own(name) => self.own.get_mut(name),
+            of_logins => self.logins.sealed_at(of_logins),
         }
     }
 }
@@ -252,6 +257,7 @@ impl Store for MemoryStore {
             }
             state.audit.push(audit.clone());
             state.log.push(Change::App(app.clone()));
+            state.logins.forget_app(app);
             for kind in CredentialKind::ALL {
                 state.forget(&CredentialId { app: app.clone(), kind });
             }

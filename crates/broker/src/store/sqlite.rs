@@ -4,8 +4,10 @@
 //! every write in a transaction that takes the write lock when it begins. A second connection only
 //! watches for what other processes have written, and only while somebody waits for that.
 
+mod logins;
 mod open;
 mod rows;
+mod sealed;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -29,7 +31,8 @@ use tokio::sync::watch;
 use wechat::AppId;
 
 use self::{
-    rows::{APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, SEALED_OTHERWISE, TROUBLE, number},
+    rows::{APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, TROUBLE, number},
+    sealed::{SEALED_OTHERWISE, SEALING_KEYS},
     shared::Watcher,
 };
 use super::{
@@ -707,53 +710,21 @@ impl Store for SqliteStore {
     }
 
     async fn sealing_keys(&self) -> StoreResult<Vec<String>> {
-        self.read(|db| {
-            let sql = "SELECT secret_key FROM apps UNION SELECT value_key FROM credentials \
-                       UNION SELECT value_key FROM own_secrets ORDER BY 1";
-            rows::all(db, sql, [], |row| Ok(row.get(0)?))
-        })
-        .await
+        self.read(|db| rows::all(db, SEALING_KEYS, [], |row| Ok(row.get(0)?))).await
     }
 
     async fn sealed_otherwise(&self, key: &str, limit: usize) -> StoreResult<Vec<(Place, Sealed)>> {
         let key = key.to_owned();
         let limit = number(limit as u64);
-        self.read(move |db| rows::readable(db, SEALED_OTHERWISE, params![key, limit], rows::sealed))
-            .await
+        self.read(move |db| {
+            rows::readable(db, SEALED_OTHERWISE, params![key, limit], sealed::sealed)
+        })
+        .await
     }
 
     async fn reseal(&self, place: &Place, old: &Sealed, new: &Sealed) -> StoreResult<bool> {
         let (place, old, new) = (place.clone(), old.clone(), new.clone());
-        self.write(move |write| {
-            let replaced = match &place {
-                Place::AppSecret(app) => write.execute(
-                    "UPDATE apps SET secret_key = ?1, secret = ?2 \
-                     WHERE secret_key = ?3 AND secret = ?4 AND app = ?5",
-                    params![new.key, new.bytes, old.key, old.bytes, app.as_str()],
-                ),
-                Place::Credential(id, generation) => write.execute(
-                    "UPDATE credentials SET value_key = ?1, value = ?2 \
-                     WHERE value_key = ?3 AND value = ?4 \
-                         AND app = ?5 AND kind = ?6 AND generation = ?7",
-                    params![
-                        new.key,
-                        new.bytes,
-                        old.key,
-                        old.bytes,
-                        id.app.as_str(),
-                        id.kind.as_str(),
-                        number(*generation)
-                    ],
-                ),
-                Place::Own(name) => write.execute(
-                    "UPDATE own_secrets SET value_key = ?1, value = ?2 \
-                     WHERE value_key = ?3 AND value = ?4 AND name = ?5",
-                    params![new.key, new.bytes, old.key, old.bytes, name],
-                ),
-            };
-            Ok(replaced? > 0)
-        })
-        .await
+        self.write(move |write| write.reseal(&place, &old, &new)).await
     }
 
     async fn add_audit(&self, entry: &AuditEntry) -> StoreResult<()> {

@@ -10,7 +10,7 @@ use std::{
 
 use clock::Clock;
 use serde_json::json;
-use sim::{AppKind, AppSpec, Fault, FaultKind, Options, Sim, Switches, UserSpec};
+use sim::{AppKind, AppSpec, Fault, FaultKind, Options, Revocation, Sim, Switches, UserSpec};
 
 use crate::harness::{APP, NOON, SECRET, World, classic_target};
 
@@ -78,7 +78,7 @@ async fn calls_are_counted_and_logged_without_secrets() {
             "seq": 2, "sent_at": NOON * 1000, "decided_at": NOON * 1000,
             "answered_at": NOON * 1000, "method": "GET", "path": "/cgi-bin/get_api_domain_ip",
             "appid": APP, "errcode": 0, "rid": null, "client_ip": "127.0.0.1",
-            "token": log[0]["answered"], "answered": null, "force": false, "faults": [],
+            "token": log[0]["answered"], "code": null, "answered": null, "force": false, "faults": [],
         })
     );
     assert!(log[2]["rid"].as_str().unwrap().starts_with(&format!("{NOON:08x}-")));
@@ -121,6 +121,9 @@ async fn faults_are_set_listed_and_taken_away() {
         json!({ "kind": "errcode", "code": 40164, "ip": "1.2.3.4", "message": null }),
         json!({ "kind": "foreign_mint", "issuer": "stable", "kill": true }),
         json!({ "kind": "early_invalidation", "issuer": null, "sticky": true }),
+        json!({ "kind": "grant_revoked" }),
+        json!({ "kind": "password_changed" }),
+        json!({ "kind": "web_token_ends" }),
         json!({ "kind": "secret_reset" }),
         json!({ "kind": "bad_gateway", "processed": true }),
         json!({ "kind": "truncated_body" }),
@@ -276,4 +279,63 @@ async fn bad_input_names_its_field() {
         assert_eq!(answer.status, status, "{method} {path}");
         assert!(answer.json()["error"].is_string());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn logins_are_prepared_over_http() {
+    let world = World::new().await;
+    let user =
+        json!({ "appid": APP, "openid": "o1", "nickname": "小明\u{1}😀", "privilege": ["x"] });
+    assert_eq!(world.command("POST", "/sim/users", &user.to_string()).await.status, 200);
+    let listed = world.command("GET", "/sim/users", "").await.json();
+    assert_eq!(listed["users"][0]["nickname"], "小明\u{1}😀");
+    let of_app = async |path: &str, body: &str| {
+        world.command("POST", &format!("/sim/apps/{APP}/{path}"), body).await
+    };
+    let code = of_app("codes", r#"{"openid":"o1","scope":"snsapi_userinfo"}"#).await.json();
+    let exchange = |code: &serde_json::Value| {
+        let code = code["code"].as_str().unwrap();
+        let grant = "grant_type=authorization_code";
+        format!("/sns/oauth2/access_token?appid={APP}&secret={SECRET}&code={code}&{grant}")
+    };
+    let given = world.get(&exchange(&code)).await.json();
+    assert_eq!(given["openid"], "o1");
+    let body = r#"{"openid":"o1","scope":"snsapi_userinfo","snapshot":true}"#;
+    let code = of_app("codes", body).await.json();
+    assert_eq!(world.get(&exchange(&code)).await.json()["is_snapshotuser"], 1);
+
+    let body = r#"{"openid":"o1","reason":"password_changed"}"#;
+    assert_eq!(of_app("revoke-grant", body).await.text(), "{}");
+    assert_eq!(world.sim.grants_of(APP, "o1")[0].ended, Some(Revocation::PasswordChanged));
+    assert_eq!(of_app("revoke-grant", r#"{"openid":"o1"}"#).await.text(), "{}");
+
+    let body = r#"{"mode":"slow_first","count":2,"delay_ms":100}"#;
+    assert_eq!(of_app("duplicate-callbacks", body).await.text(), "{}");
+    assert_eq!(of_app("duplicate-callbacks", r#"{"mode":"off"}"#).await.text(), "{}");
+
+    world.sim.update_app(APP, |app| app.kind = AppKind::MiniProgram).unwrap();
+    let data = r#"{"openid":"o1","data":{"a":1}}"#;
+    assert_eq!(of_app("encrypted-data", data).await.status, 409, "nobody logged in");
+    assert!(of_app("js-codes", r#"{"openid":"o1"}"#).await.json()["js_code"].is_string());
+    let sent = of_app("encrypted-data", data).await.json();
+    let keys: Vec<&String> = sent.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["encryptedData", "iv", "rawData", "signature"]);
+
+    for (path, body, status, field) in [
+        ("codes", r#"{"openid":"o1"}"#, 400, json!("scope")),
+        ("codes", r#"{"openid":"o1","scope":"snsapi_all"}"#, 400, json!("scope")),
+        ("codes", r#"{"openid":"o1","scope":"snsapi_base"}"#, 409, json!(null)),
+        ("js-codes", r#"{"openid":"o9"}"#, 404, json!(null)),
+        ("encrypted-data", r#"{"openid":"o1","data":[]}"#, 400, json!("data")),
+        ("revoke-grant", r#"{"openid":"o1","reason":"x"}"#, 400, json!("reason")),
+        ("duplicate-callbacks", r#"{"mode":"thrice"}"#, 400, json!("mode")),
+        ("duplicate-callbacks", r#"{"mode":"off","count":-1}"#, 400, json!("count")),
+    ] {
+        let answer = of_app(path, body).await;
+        assert_eq!(answer.status, status, "{body}: {}", answer.text());
+        assert_eq!(answer.json().get("field").unwrap_or(&json!(null)), &field, "{body}");
+    }
+    let unknown = world.command("POST", "/sim/apps/wx0/js-codes", r#"{"openid":"o1"}"#).await;
+    assert_eq!(unknown.status, 404);
+    assert_eq!(world.command("GET", "/sim/apps/wx0/js-codes", "").await.status, 405);
 }

@@ -4,7 +4,8 @@ use std::{io, time::Duration};
 
 use serde_json::json;
 use sim::{
-    BadNumber, Dirt, Fault, FaultKind, Issuer, Options, Suffix, Switches, TokenState, UserSpec,
+    BadNumber, Dirt, Fault, FaultKind, Issuer, Options, Scope, Suffix, Switches, TokenState,
+    UserSpec,
 };
 use tokio::time::Instant;
 
@@ -348,4 +349,80 @@ async fn chance_follows_the_seed_alone() {
     let hits = once[0].iter().filter(|faults| faults.contains(&"bad_gateway")).count();
     assert!((8..=32).contains(&hits), "a fifth of 100 calls, not {hits}");
     assert!(once[0].iter().any(|faults| faults.len() > 2), "several at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_fall_on_web_logins_too() {
+    let world = World::new().await;
+    world.sim.add_user(UserSpec::new(APP, "oUser").with_nickname("小明")).unwrap();
+    let target = || {
+        let code = world.sim.issue_code(APP, "oUser", Scope::UserInfo, false).unwrap();
+        let grant = "grant_type=authorization_code";
+        format!("/sns/oauth2/access_token?appid={APP}&secret={SECRET}&code={code}&{grant}")
+    };
+    let once = |kind| world.sim.set_fault(Fault::new(kind).on("/sns/*").of(APP).times(1));
+
+    once(FaultKind::Errcode { code: -1, ip: None, message: None });
+    let first = target();
+    assert!(world.get(&first).await.errmsg().starts_with("system error, rid: "));
+    once(FaultKind::Errcode { code: 40001, ip: None, message: None });
+    assert!(!world.get(&first).await.errmsg().contains("getStableAccessToken"));
+    once(FaultKind::ResetBefore {});
+    ask(world.api, "GET", &first, b"").await.unwrap_err();
+    assert_eq!(world.get(&first).await.errcode(), 0, "the code was not used up");
+    let second = target();
+    once(FaultKind::ResetAfter {});
+    ask(world.api, "GET", &second, b"").await.unwrap_err();
+    once(FaultKind::OldSuffix { suffix: Suffix::ReqId });
+    let used = world.get(&second).await;
+    assert_eq!(used.errcode(), 40163);
+    assert!(used.errmsg().starts_with("code been used, hints: [ req_id: "), "{}", used.errmsg());
+    once(FaultKind::ExpiresIn { r#as: BadNumber::String });
+    let given = world.get(&target()).await.json();
+    assert_eq!(given["expires_in"], "7200");
+    once(FaultKind::SecretReset {});
+    assert_eq!(world.get(&target()).await.errcode(), 40125);
+    once(FaultKind::LatencyBefore { millis: 301_000 });
+    world.sim.set_secret(APP, SECRET).unwrap();
+    assert_eq!(world.get(&target()).await.errcode(), 40029, "it ran out meanwhile");
+
+    let token = given["access_token"].as_str().unwrap();
+    let userinfo = format!("/sns/userinfo?access_token={token}&openid=oUser");
+    once(FaultKind::DirtyStrings { r#as: Dirt::Control });
+    let dirty = world.get(&userinfo).await.body;
+    assert!(dirty.windows(14).any(|part| part == b"\"nickname\":\"\x08\n"), "{dirty:?}");
+    assert_eq!(world.get(&userinfo).await.json()["nickname"], "小明");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authorisation_ends_just_before_a_call() {
+    let world = World::new().await;
+    world.sim.add_user(UserSpec::new(APP, "oUser")).unwrap();
+    for (kind, errcode) in [
+        (FaultKind::GrantRevoked {}, 42007),
+        (FaultKind::PasswordChanged {}, 42007),
+        (FaultKind::WebTokenEnds {}, 0),
+    ] {
+        for path in ["/sns/userinfo", "/sns/oauth2/refresh_token"] {
+            let code = world.sim.issue_code(APP, "oUser", Scope::UserInfo, false).unwrap();
+            let query = format!("appid={APP}&secret={SECRET}&code={code}");
+            let exchange =
+                format!("/sns/oauth2/access_token?{query}&grant_type=authorization_code");
+            let given = world.get(&exchange).await.json();
+            let (web, token) = (given["access_token"].as_str().unwrap(), &given["refresh_token"]);
+            let token = token.as_str().unwrap();
+            let userinfo = format!("/sns/userinfo?access_token={web}&openid=oUser");
+            let refresh = format!(
+                "/sns/oauth2/refresh_token?appid={APP}&grant_type=refresh_token&refresh_token={token}"
+            );
+            world.sim.set_fault(Fault::new(kind.clone()).on(path).times(1));
+            if path == "/sns/userinfo" {
+                assert_eq!(world.get(&userinfo).await.errcode(), 40001);
+            }
+            let refreshed = world.get(&refresh).await;
+            assert_eq!(refreshed.errcode(), errcode);
+            assert!(errcode != 0 || refreshed.token() != web, "a dead one is replaced");
+            assert_eq!(world.get(&userinfo).await.errcode(), 40001);
+        }
+    }
 }

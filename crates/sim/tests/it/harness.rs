@@ -163,10 +163,23 @@ pub(crate) async fn ask(
     target: &str,
     body: &[u8],
 ) -> io::Result<Answer> {
+    ask_as(to, method, target, &[], body).await
+}
+
+/// One request with headers of its own.
+pub(crate) async fn ask_as(
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Answer> {
     let length = body.len();
+    let headers: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let mut request = format!(
         "{method} {target} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\n\
-         content-length: {length}\r\n\r\n"
+         content-length: {length}\r\n{headers}\r\n"
     )
     .into_bytes();
     request.extend_from_slice(body);

@@ -4,8 +4,11 @@
 mod control;
 mod faults;
 mod harness;
+mod mini;
+mod pages;
 mod quotas;
 mod robust;
+mod sns;
 mod stable_rules;
 mod tokens;
 mod users;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use clock::Clock;
-use sim::{Options, Settle};
+use proptest::prelude::*;
+use sim::{AppSpec, Options, Scope, Settle, UserSpec};
 use tokio::task::JoinSet;
 
 use crate::harness::{APP, SECRET, World, ask, exchange, stable_body};
@@ -35,6 +36,97 @@ async fn any_bad_request_is_answered_as_wechat_would() {
         assert_eq!(world.post(target, body).await.errcode(), code);
     }
     world.stop().await;
+}
+
+/// A request to the web half: any of its paths, with parameters that are right, odd or absent.
+fn web_request() -> impl Strategy<Value = (bool, String)> {
+    let path = prop_oneof![
+        Just("/sns/oauth2/access_token"),
+        Just("/sns/oauth2/refresh_token"),
+        Just("/sns/auth"),
+        Just("/sns/userinfo"),
+        Just("/sns/jscode2session"),
+        Just("/connect/oauth2/authorize"),
+        Just("/connect/qrconnect"),
+        Just("/connect/qrconnect/wait"),
+        Just("/connect/l/qrconnect"),
+        Just("/connect/confirm"),
+        Just("/connect/act-as-wechat"),
+    ];
+    let name = prop_oneof![
+        Just("appid"),
+        Just("secret"),
+        Just("code"),
+        Just("js_code"),
+        Just("grant_type"),
+        Just("refresh_token"),
+        Just("access_token"),
+        Just("openid"),
+        Just("redirect_uri"),
+        Just("response_type"),
+        Just("scope"),
+        Just("state"),
+        Just("uuid"),
+        Just("ticket"),
+        Just("decision"),
+        Just("to"),
+        Just("lang"),
+    ];
+    let value = prop_oneof![
+        Just(APP.to_owned()),
+        Just(SECRET.to_owned()),
+        Just("authorization_code".to_owned()),
+        Just("snsapi_userinfo".to_owned()),
+        Just("http%3A%2F%2Flocalhost%2F%0d%0a%23".to_owned()),
+        Just("code".to_owned()),
+        Just("allow".to_owned()),
+        Just("CODE".to_owned()),
+        "[%a-f0-9&=+;?/<>\"']{0,12}".prop_map(|text| text.replace(['"', '<', '>'], "%3C")),
+        Just("a".repeat(5_000)),
+    ];
+    let pairs = proptest::collection::vec((name, value), 0..9);
+    (any::<bool>(), path, pairs).prop_map(|(posts, path, pairs)| {
+        let pairs: Vec<String> =
+            pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        (posts, format!("{path}?{}", pairs.join("&")))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_request_of_a_login_is_answered(
+        requests in proptest::collection::vec(web_request(), 1..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let world = World::new().await;
+            world.sim.add_app(AppSpec::new(APP, SECRET).with_loopback_redirects());
+            world.sim.add_user(UserSpec::new(APP, "o1")).unwrap();
+            let code = world.sim.issue_code(APP, "o1", Scope::Base, false).unwrap();
+            for (posts, target) in requests {
+                let target = target.replace("CODE", &code);
+                let (path, form) = target.split_once('?').unwrap();
+                let page = path.starts_with("/connect/");
+                let answer = if posts {
+                    world.post(if page { path } else { &target }, form).await
+                } else {
+                    world.get(&target).await
+                };
+                let fine = if page { &[200, 302, 405][..] } else { &[200] };
+                assert!(fine.contains(&answer.status), "{target}: {answer:?}");
+                if !page {
+                    answer.json();
+                }
+            }
+            world.stop().await;
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]

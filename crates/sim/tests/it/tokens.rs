@@ -249,7 +249,6 @@ async fn a_business_call_says_what_is_wrong_with_its_token() {
     assert_eq!(world.post("/cgi-bin/clear_quota?access_token=forged", "").await.errcode(), 40001);
     assert_eq!(world.get("/cgi-bin/clear_quota?access_token=forged").await.errcode(), 43002);
     assert_eq!(world.get("/cgi-bin/nothing").await.errcode(), 40066);
-    assert_eq!(world.get("/sns/userinfo?access_token=forged").await.errcode(), 40066);
 
     world.sim.set_switches(Switches { superseded_code: 42001, ..Switches::default() });
     let first = world.classic().await;

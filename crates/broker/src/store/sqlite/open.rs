@@ -7,7 +7,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use crate::store::{StoreError, StoreResult};
 
 /// What leads from each version of the database to the next; the version is `user_version`.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/0001.sql"), include_str!("../migrations/0002.sql")];
 
 /// As many statements as the store has, and some.
 const CACHED_STATEMENTS: usize = 64;

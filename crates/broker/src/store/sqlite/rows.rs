@@ -7,13 +7,17 @@ use rusqlite::{
     Connection, Params, Row,
     types::{FromSql, ValueRef},
 };
+use wechat::{OpenId, UnionId};
 
 use crate::{
     audit::{Actor, AuditEntry},
     credential::{CredentialId, Trouble},
     ledger::LedgerRow,
     seal::Sealed,
-    store::{AppRow, Change, CredentialRow, KeyRow, Lease, Place, StoreError, StoreResult},
+    store::{
+        AppRow, Change, Claim, CredentialRow, GrantId, GrantRow, KeyRow, Lease, ProfileRow,
+        SessionRow, StoreError, StoreResult,
+    },
 };
 
 /// All rows that a query answers.
@@ -68,24 +72,24 @@ pub(super) fn number(value: u64) -> i64 {
 }
 
 /// The columns of one row.
-struct Columns<'r, 's> {
-    row: &'r Row<'s>,
-    table: &'static str,
+pub(super) struct Columns<'r, 's> {
+    pub(super) row: &'r Row<'s>,
+    pub(super) table: &'static str,
     /// So many columns at the start name the row; none of them is secret.
-    name: usize,
+    pub(super) name: usize,
 }
 
 impl Columns<'_, '_> {
-    fn read<T: FromSql>(&self, column: usize) -> StoreResult<T> {
+    pub(super) fn read<T: FromSql>(&self, column: usize) -> StoreResult<T> {
         self.row.get(column).map_err(|_| self.unreadable(column))
     }
 
-    fn parse<T: FromStr>(&self, column: usize) -> StoreResult<T> {
+    pub(super) fn parse<T: FromStr>(&self, column: usize) -> StoreResult<T> {
         let text: String = self.read(column)?;
         text.parse().map_err(|_| self.unreadable(column))
     }
 
-    fn count<T: TryFrom<i64>>(&self, column: usize) -> StoreResult<T> {
+    pub(super) fn count<T: TryFrom<i64>>(&self, column: usize) -> StoreResult<T> {
         T::try_from(self.read(column)?).map_err(|_| self.unreadable(column))
     }
 
@@ -98,13 +102,32 @@ impl Columns<'_, '_> {
     }
 
     /// The credential that `column` and the next name.
-    fn credential(&self, column: usize) -> StoreResult<CredentialId> {
+    pub(super) fn credential(&self, column: usize) -> StoreResult<CredentialId> {
         Ok(CredentialId { app: self.parse(column)?, kind: self.parse(column + 1)? })
     }
 
     /// The sealed value in `column` and the next.
-    fn sealed(&self, column: usize) -> StoreResult<Sealed> {
+    pub(super) fn sealed(&self, column: usize) -> StoreResult<Sealed> {
         Ok(Sealed { key: self.read(column)?, bytes: self.read(column + 1)? })
+    }
+
+    /// The sealed value in `column` and the next, if there is one.
+    fn sealed_if_any(&self, column: usize) -> StoreResult<Option<Sealed>> {
+        let key = self.read::<Option<String>>(column)?;
+        key.map(|key| Ok(Sealed { key, bytes: self.read(column + 1)? })).transpose()
+    }
+
+    /// The grant that `column` and the next two name.
+    pub(super) fn grant(&self, column: usize) -> StoreResult<GrantId> {
+        Ok(GrantId {
+            app: self.parse(column)?,
+            openid: self.openid(column + 1)?,
+            scope: self.parse(column + 2)?,
+        })
+    }
+
+    fn openid(&self, column: usize) -> StoreResult<OpenId> {
+        Ok(OpenId::new(self.read::<String>(column)?))
     }
 
     fn unreadable(&self, column: usize) -> StoreError {
@@ -255,28 +278,71 @@ pub(super) fn own(row: &Row<'_>) -> StoreResult<Sealed> {
     Columns { row, table: "own_secrets", name: 1 }.sealed(1)
 }
 
-/// Sealed values of all tables that are not sealed with one key. Two comparisons instead of one
-/// inequality let SQLite go by the index on the key.
-pub(super) const SEALED_OTHERWISE: &str = "SELECT app, NULL, NULL, secret_key, secret FROM apps \
-         WHERE secret_key < ?1 OR secret_key > ?1 \
-     UNION ALL SELECT app, kind, generation, value_key, value FROM credentials \
-         WHERE value_key < ?1 OR value_key > ?1 \
-     UNION ALL SELECT name, '', NULL, value_key, value FROM own_secrets WHERE value_key <> ?1 \
-     LIMIT ?2";
-
-pub(super) fn sealed(row: &Row<'_>) -> StoreResult<(Place, Sealed)> {
-    let columns = Columns { row, table: "apps, credentials or own_secrets", name: 2 };
-    let place = match columns.read::<Option<String>>(1)?.as_deref() {
-        None => Place::AppSecret(columns.parse(0)?),
-        Some("") => Place::Own(columns.read(0)?),
-        Some(_) => Place::Credential(columns.credential(0)?, columns.count(2)?),
-    };
-    Ok((place, columns.sealed(3)?))
-}
-
 pub(super) const LEASE: &str = "SELECT name, owner, until FROM leases WHERE name = ?1";
 
 pub(super) fn lease(row: &Row<'_>) -> StoreResult<Lease> {
     let columns = Columns { row, table: "leases", name: 1 };
     Ok(Lease { name: columns.read(0)?, owner: columns.read(1)?, until: columns.time(2)? })
+}
+
+pub(super) const CLAIM: &str = "SELECT app, code, client, proof, owner, claimed_at, deadline, \
+     settled_at, outcome_key, outcome FROM claims";
+
+pub(super) fn claim(row: &Row<'_>) -> StoreResult<Claim> {
+    let columns = Columns { row, table: "claims", name: 1 };
+    Ok(Claim {
+        app: columns.parse(0)?,
+        code: columns.read(1)?,
+        client: columns.read(2)?,
+        proof: columns.read(3)?,
+        owner: columns.read(4)?,
+        claimed_at: columns.time(5)?,
+        deadline: columns.time(6)?,
+        settled_at: columns.time_if_any(7)?,
+        outcome: columns.sealed_if_any(8)?,
+    })
+}
+
+pub(super) const GRANT: &str = "SELECT app, openid, scope, version, tokens_key, tokens, \
+     token_expires_at, authorised_at, redirect_uri, ended_at, ended_errcode, profile_key, profile, \
+     profile_lang, profile_fetched_at FROM grants";
+
+pub(super) fn grant(row: &Row<'_>) -> StoreResult<GrantRow> {
+    // Openids are personal: the row is named by its app only.
+    let columns = Columns { row, table: "grants", name: 1 };
+    let profile = columns.sealed_if_any(11)?.map(|value| {
+        let lang = columns.read::<Option<String>>(13)?;
+        let lang = lang.map(|lang| lang.parse().map_err(|_| columns.unreadable(13))).transpose()?;
+        Ok::<_, StoreError>(ProfileRow { value, lang, fetched_at: columns.time(14)? })
+    });
+    let ended = columns.time_if_any(9)?;
+    Ok(GrantRow {
+        id: columns.grant(0)?,
+        version: columns.read(3)?,
+        tokens: columns.sealed_if_any(4)?,
+        token_expires_at: columns.time(6)?,
+        authorised_at: columns.time(7)?,
+        redirect_uri: columns.read(8)?,
+        ended: ended.map(|at| Ok::<_, StoreError>((at, columns.read(10)?))).transpose()?,
+        profile: profile.transpose()?,
+    })
+}
+
+/// The unionid of a query on all columns of `unionids`.
+pub(super) fn unionid(row: &Row<'_>) -> StoreResult<UnionId> {
+    Ok(UnionId::new(Columns { row, table: "unionids", name: 1 }.read::<String>(2)?))
+}
+
+pub(super) const SESSION: &str =
+    "SELECT app, id, openid, session_key_key, session_key, expires_at FROM mini_sessions";
+
+pub(super) fn session(row: &Row<'_>) -> StoreResult<SessionRow> {
+    let columns = Columns { row, table: "mini_sessions", name: 1 };
+    Ok(SessionRow {
+        app: columns.parse(0)?,
+        id: columns.read(1)?,
+        openid: columns.openid(2)?,
+        session_key: columns.sealed(3)?,
+        expires_at: columns.time(5)?,
+    })
 }

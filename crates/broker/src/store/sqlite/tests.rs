@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::store::{
-    Acquired, Shared,
+    Acquired, Logins, Shared,
     conformance::{self, app_row, audit, credential_row, key_row, sealed, token},
 };
 
@@ -184,12 +184,33 @@ async fn nobody_wakes_twice_for_one_write_or_at_all_for_a_lease() {
 async fn a_newer_database_is_refused() {
     let (_dir, path) = file();
     drop(open(&path).await);
-    stranger(&path).pragma_update(None, "user_version", 2).unwrap();
+    stranger(&path).pragma_update(None, "user_version", 3).unwrap();
     let refused = SqliteStore::open(&path, clock()).await.unwrap_err();
     let StoreError::Corrupt(reason) = refused else { panic!("{refused}") };
     assert!(reason.ends_with(
-        "xinfu.db is of version 2, and this xinfu knows versions up to 1: run a newer xinfu"
+        "xinfu.db is of version 3, and this xinfu knows versions up to 2: run a newer xinfu"
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_database_is_brought_up_to_date() {
+    let (_dir, path) = file();
+    let row = app_row("wx1", 1);
+    {
+        let old = stranger(&path);
+        old.execute_batch(include_str!("../migrations/0001.sql")).unwrap();
+        old.execute(
+            "INSERT INTO apps VALUES ('wx1', NULL, 'mini-program', 'stable', 'k1', ?1, 1, ?2, ?3)",
+            params![row.secret.bytes, row.created_at.as_millis(), row.updated_at.as_millis()],
+        )
+        .unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+    }
+    for _ in 0..2 {
+        let store = open(&path).await;
+        assert_eq!(store.list_apps().await.unwrap(), [row.clone()]);
+        assert_eq!(store.forget_past_logins(10).await.unwrap(), 0, "the new tables are there");
+    }
 }
 
 #[tokio::test(start_paused = true)]
