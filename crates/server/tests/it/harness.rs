@@ -12,9 +12,9 @@ use broker::{
     store::{MemoryStore, SqliteStore},
 };
 use clock::{Clock, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 use server::http::{self, App, Limits, Listener, ProblemType, Tls};
-use sim::{AppSpec, Sim, UserSpec};
+use sim::{AppSpec, Scope, Sim, UserSpec};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,7 +27,10 @@ pub(crate) const APP: &str = "wx00000000000000aa";
 pub(crate) const ALIAS: &str = "shop";
 /// Another one.
 pub(crate) const OTHER: &str = "wx00000000000000bb";
-/// A follower of [`APP`].
+/// A mini program, and its alias.
+pub(crate) const MINI: &str = "wx00000000000000dd";
+pub(crate) const MINI_ALIAS: &str = "tool";
+/// A follower of [`APP`], who uses [`MINI`] too.
 pub(crate) const OPENID: &str = "oABCDEFGHIJKLMNOPQRSTUVWXYZ0";
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -104,10 +107,15 @@ impl World {
         };
         let broker = Broker::open(parts).await.unwrap();
         for (id, alias) in [(APP, Some(ALIAS)), (OTHER, None)] {
-            sim.add_app(AppSpec::new(id, SECRET));
+            sim.add_app(AppSpec::new(id, SECRET).with_loopback_redirects());
             broker.add_app(new_app(id, alias), &Actor::System).await.unwrap();
         }
-        sim.add_user(UserSpec::new(APP, OPENID).with_unionid("oUNION")).unwrap();
+        sim.add_app(AppSpec { kind: sim::AppKind::MiniProgram, ..AppSpec::new(MINI, SECRET) });
+        let mini = NewApp { kind: AppKind::MiniProgram, ..new_app(MINI, Some(MINI_ALIAS)) };
+        broker.add_app(mini, &Actor::System).await.unwrap();
+        let follower = UserSpec::new(APP, OPENID).with_unionid("oUNION").with_nickname("小明");
+        sim.add_user(follower).unwrap();
+        sim.add_user(UserSpec::new(MINI, OPENID)).unwrap();
         if !setup.lazy {
             let (broker, stop) = (broker.clone(), stop_all.clone());
             tasks.spawn(async move { broker.run(stop).await });
@@ -156,6 +164,25 @@ impl World {
         self.ask("POST", path, Some(&self.key), Some(body)).await
     }
 
+    /// The code of a user of [`APP`] who authorised it just now.
+    pub(crate) fn code(&self, scope: Scope) -> String {
+        self.sim.issue_code(APP, OPENID, scope, false).unwrap()
+    }
+
+    /// Exchanges a code at [`APP`].
+    pub(crate) async fn exchange_code(&self, code: &str, binding: &str) -> Answer {
+        let body = json!({ "code": code, "binding": binding });
+        self.post(&format!("/v1/apps/{APP}/oauth/exchange"), &body.to_string()).await
+    }
+
+    /// Logs in to [`MINI`], and answers the session.
+    pub(crate) async fn mini_session(&self) -> String {
+        let body = json!({ "js_code": self.sim.issue_js_code(MINI, OPENID).unwrap() });
+        let answer = self.post(&format!("/v1/apps/{MINI}/mini/login"), &body.to_string()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["session"].as_str().unwrap().to_owned()
+    }
+
     /// One request on its own connection.
     pub(crate) async fn ask(
         &self,
@@ -164,7 +191,19 @@ impl World {
         key: Option<&str>,
         body: Option<&str>,
     ) -> Answer {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+        self.ask_with("", method, path, (key, body)).await
+    }
+
+    /// The same, with headers that end with a line break each.
+    pub(crate) async fn ask_with(
+        &self,
+        headers: &str,
+        method: &str,
+        path: &str,
+        (key, body): (Option<&str>, Option<&str>),
+    ) -> Answer {
+        let mut request =
+            format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}");
         if let Some(key) = key {
             request.push_str(&format!("authorization: Bearer {key}\r\n"));
         }

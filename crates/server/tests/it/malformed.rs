@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     harness::{APP, Answer, Setup, World},
-    policy::sample,
+    policy::{sample, success},
 };
 
 /// The answer is a refusal of a client's error, or there is none; and the server goes on.
@@ -27,8 +27,8 @@ async fn check_refused(world: &World, what: &str, request: &[u8]) {
 }
 
 /// The request line and the usual headers of a route's sample request, without the empty line.
-fn head(world: &World, route: &Route) -> String {
-    let (path, _) = sample(route);
+async fn head(world: &World, route: &Route) -> String {
+    let (path, _) = sample(world, route).await;
     let (method, key) = (&route.method, &world.key);
     format!(
         "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n"
@@ -44,9 +44,9 @@ async fn broken_requests() {
 
 async fn check_broken_requests(world: &World) {
     for route in &ROUTES {
-        let (path, _) = sample(route);
+        let (path, _) = sample(world, route).await;
         let method = route.method.as_str();
-        let head = head(world, route);
+        let head = head(world, route).await;
         let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
         let huge = format!("x: {}\r\n", "y".repeat(100_000));
         for (what, request) in [
@@ -91,7 +91,7 @@ async fn unknown_parameters_are_refused_everywhere() {
 
 async fn check_unknown_parameters_are_refused_everywhere(world: &World) {
     for route in &ROUTES {
-        let (path, body) = sample(route);
+        let (path, body) = sample(world, route).await;
         for query in
             ["x=1", "access_token=secret-in-a-query", "%00=1", "lang=en&lang=en&x", "=", "&&a"]
         {
@@ -119,8 +119,8 @@ async fn bodies_that_are_no_json() {
 
 async fn check_bodies_that_are_no_json(world: &World) {
     for route in ROUTES.iter().filter(|route| route.method == Method::POST) {
-        let head = head(world, route);
-        let (_, body) = sample(route);
+        let head = head(world, route).await;
+        let (_, body) = sample(world, route).await;
         let body = body.unwrap();
         let length = body.len();
         for wrong in [
@@ -192,7 +192,7 @@ async fn bodies_that_are_too_large() {
 async fn check_bodies_that_are_too_large(world: &World) {
     let large = vec![b' '; 10 << 20];
     for route in &ROUTES {
-        let head = head(world, route);
+        let head = head(world, route).await;
         let json = format!("{head}content-type: application/json\r\n");
         // Announced: refused before it is read.
         let mut request = format!("{json}content-length: {}\r\n\r\n", large.len()).into_bytes();
@@ -208,7 +208,7 @@ async fn check_bodies_that_are_too_large(world: &World) {
         request.extend_from_slice(&large);
         let received = world.exchange(&request).await;
         if let Some(answer) = Answer::parse(&received) {
-            let expected = if route.method == Method::POST { 413 } else { 200 };
+            let expected = if route.method == Method::POST { 413 } else { success(route) };
             assert_eq!(answer.status, expected, "{}", route.path);
         }
         // Not announced: read no further than the limit.
@@ -221,7 +221,7 @@ async fn check_bodies_that_are_too_large(world: &World) {
         request.extend_from_slice(b"0\r\n\r\n");
         let received = world.exchange(&request).await;
         if let Some(answer) = Answer::parse(&received) {
-            let expected = if route.method == Method::POST { 413 } else { 200 };
+            let expected = if route.method == Method::POST { 413 } else { success(route) };
             assert_eq!(answer.status, expected, "{}", route.path);
         }
         assert_eq!(world.ask("GET", "/healthz", None, None).await.status, 200);

@@ -1,35 +1,80 @@
 //! Who may call what: every route of the table with every kind of key.
 
-use std::collections::BTreeSet;
-
 use broker::{
     audit::Actor,
     key::{Apps, Permission},
 };
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use server::http::{Access, Operation, ProblemType, ROUTES, Route};
+use sim::Scope;
 
-use crate::harness::{APP, Answer, OPENID, OTHER, World};
+use crate::harness::{ALIAS, APP, Answer, MINI, MINI_ALIAS, OPENID, OTHER, World};
 
-/// A request that succeeds with the right key: the path, and the body if there is one.
-pub(crate) fn sample(route: &Route) -> (String, Option<String>) {
-    sample_of(route, APP)
+/// The app that a route is tried with, and its alias.
+fn home(route: &Route) -> (&'static str, &'static str) {
+    if route.path.contains("/mini/") { (MINI, MINI_ALIAS) } else { (APP, ALIAS) }
 }
 
-fn sample_of(route: &Route, app: &str) -> (String, Option<String>) {
-    let path =
-        route.path.replace("{app}", app).replace("{kind}", "jsapi").replace("{openid}", OPENID);
-    let body = match route.operation {
-        Operation::ReportToken => Some(r#"{"access_token":"x","errcode":40001}"#.to_owned()),
-        Operation::SignPage => Some(r#"{"url":"https://example.com/"}"#.to_owned()),
-        Operation::ReadUsers => Some(format!(r#"{{"openids":["{OPENID}"]}}"#)),
-        _ => None,
+/// A request that succeeds with the right key: the path, and the body if there is one. What it
+/// needs at WeChat and here is prepared.
+pub(crate) async fn sample(world: &World, route: &Route) -> (String, Option<String>) {
+    sample_of(world, route, home(route).0).await
+}
+
+async fn sample_of(world: &World, route: &Route, app: &str) -> (String, Option<String>) {
+    let openid = match route.operation {
+        Operation::ForgetUser => "oFORGOTTEN",
+        _ => OPENID,
     };
-    (path, body)
+    let path =
+        route.path.replace("{app}", app).replace("{kind}", "jsapi").replace("{openid}", openid);
+    let body = match route.operation {
+        Operation::ReportToken => Some(json!({ "access_token": "x", "errcode": 40001 })),
+        Operation::SignPage => Some(json!({ "url": "https://example.com/" })),
+        Operation::ReadUsers => Some(json!({ "openids": [OPENID] })),
+        Operation::AuthorizeUrl => Some(json!({ "redirect_uri": "http://localhost/back" })),
+        Operation::ExchangeCode => {
+            Some(json!({ "code": world.code(Scope::UserInfo), "binding": "b" }))
+        }
+        Operation::ReadGrants | Operation::ReadProfile => {
+            let exchanged = world.exchange_code(&world.code(Scope::UserInfo), "b").await;
+            assert_eq!(exchanged.status, 200, "{exchanged:?}");
+            None
+        }
+        Operation::MiniLogin => {
+            let js_code = world.sim.issue_js_code(MINI, OPENID).unwrap();
+            Some(json!({ "js_code": js_code, "binding": "b" }))
+        }
+        Operation::MiniDecrypt => {
+            let session = world.mini_session().await;
+            let data = world.sim.encrypt_for(MINI, OPENID, Map::new()).unwrap();
+            let (encrypted, iv) = (data.encrypted_data, data.iv);
+            Some(json!({ "session": session, "encryptedData": encrypted, "iv": iv }))
+        }
+        Operation::MiniCheckSignature => {
+            let session = world.mini_session().await;
+            let signature = "0".repeat(40);
+            Some(json!({ "session": session, "rawData": "{}", "signature": signature }))
+        }
+        Operation::ReadToken
+        | Operation::ReadTicket
+        | Operation::ReadUser
+        | Operation::ListUsers
+        | Operation::ForgetUser
+        | Operation::OpenApi
+        | Operation::Health
+        | Operation::Ready => None,
+    };
+    (path, body.map(|body| body.to_string()))
+}
+
+/// What a request that succeeds is answered with.
+pub(crate) fn success(route: &Route) -> u16 {
+    if route.operation == Operation::ForgetUser { 204 } else { 200 }
 }
 
 async fn call(world: &World, route: &Route, app: &str, key: Option<&str>) -> Answer {
-    let (path, body) = sample_of(route, app);
+    let (path, body) = sample_of(world, route, app).await;
     world.ask(route.method.as_str(), &path, key, body.as_deref()).await
 }
 
@@ -49,7 +94,7 @@ async fn check_every_permission(world: &World) {
     for permission in Permission::ALL {
         let key = world.add_key(permission.as_str(), [permission], Apps::All).await;
         for route in &ROUTES {
-            let answer = call(world, route, APP, Some(&key)).await;
+            let answer = call(world, route, home(route).0, Some(&key)).await;
             match route.access {
                 Access::Needs(needed) if needed != permission => {
                     let problem = answer.check_problem(ProblemType::Forbidden);
@@ -59,7 +104,7 @@ async fn check_every_permission(world: &World) {
                 // One that may only report is told nothing.
                 Access::Needs(Permission::Report) => assert_eq!(answer.status, 204),
                 Access::Needs(_) | Access::Public => {
-                    assert_eq!(answer.status, 200, "{}: {answer:?}", route.path);
+                    assert_eq!(answer.status, success(route), "{}: {answer:?}", route.path);
                 }
             }
         }
@@ -71,11 +116,12 @@ async fn an_app_outside_the_set_looks_like_one_that_does_not_exist() {
     let world = World::new().await;
     // From here on memory could answer.
     world.token().await;
-    let only = |app: &str| Apps::Only(BTreeSet::from([app.to_owned()]));
-    let elsewhere = world.add_key("elsewhere", Permission::ALL, only(OTHER)).await;
-    let here = world.add_key("here", Permission::ALL, only("shop")).await;
+    let only = |apps: &[&str]| Apps::Only(apps.iter().map(|app| (*app).to_owned()).collect());
+    let elsewhere = world.add_key("elsewhere", Permission::ALL, only(&[OTHER])).await;
+    let here = world.add_key("here", Permission::ALL, only(&[ALIAS, MINI_ALIAS])).await;
     for route in ROUTES.iter().filter(|route| route.access != Access::Public) {
-        let outside = call(&world, route, APP, Some(&elsewhere)).await;
+        let (id, alias) = home(route);
+        let outside = call(&world, route, id, Some(&elsewhere)).await;
         let unknown = call(&world, route, "wx00000000000000cc", Some(&elsewhere)).await;
         let unknown_to_all = call(&world, route, "wx00000000000000cc", Some(&world.key)).await;
         let mut bodies = Vec::new();
@@ -87,8 +133,9 @@ async fn an_app_outside_the_set_looks_like_one_that_does_not_exist() {
         bodies.dedup();
         assert_eq!(bodies.len(), 1, "{bodies:?}");
         // The set holds the app, however it is called.
-        for name in [APP, "shop"] {
-            assert_eq!(call(&world, route, name, Some(&here)).await.status, 200, "{}", route.path);
+        for name in [id, alias] {
+            let answer = call(&world, route, name, Some(&here)).await;
+            assert_eq!(answer.status, success(route), "{}", route.path);
         }
     }
 }
@@ -104,7 +151,7 @@ async fn without_a_good_key_nobody_comes_in() {
     let unknown = format!("xk_{}", "A".repeat(43));
     for route in ROUTES.iter().filter(|route| route.access != Access::Public) {
         for key in [None, Some(""), Some("xk_"), Some(&*revoked), Some(&*unknown)] {
-            let answer = call(&world, route, APP, key).await;
+            let answer = call(&world, route, home(route).0, key).await;
             let problem = answer.check_problem(ProblemType::Unauthorized);
             assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer"), "{problem}");
         }
@@ -145,11 +192,11 @@ async fn a_key_counts_only_in_its_header() {
 async fn other_methods_and_other_paths() {
     let world = World::new().await;
     for route in &ROUTES {
-        let (path, _) = sample(route);
+        let (path, _) = sample(&world, route).await;
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"]
         {
             let known = ROUTES.iter().any(|other| {
-                sample(other).0 == path
+                other.path == route.path
                     && (other.method == method || (other.method == "GET" && method == "HEAD"))
             });
             if known {
