@@ -75,7 +75,7 @@ pub(crate) async fn run(
 fn introduce(world: &World, console: &mut Console) -> Result<(), Failure> {
     let (api, sim, control, key) = (&world.api, &world.sim_api, &world.control, world.key.expose());
     let [shop, news] = &world.apps;
-    let (follower, reader) = (world::FOLLOWER, world::READER);
+    let (follower, reader, stranger) = (world::FOLLOWER, world::READER, world::STRANGER);
     console.print(&format!(
         "{BOLD}xinfu keeps the global tokens of two apps fresh, against a simulated WeChat.{BOLD:#}\n\n  \
          xinfu      {api}\n  \
@@ -98,6 +98,21 @@ fn introduce(world: &World, console: &mut Console) -> Result<(), Failure> {
         ),
         ("read a token", format!("curl -sw '\\n' {auth} $API/v1/apps/shop/token")),
         ("read a follower", format!("curl -sw '\\n' {auth} $API/v1/apps/shop/users/{follower}")),
+        (
+            "let a user log in who does not follow; the simulator gives their code",
+            format!(
+                "CODE=$(curl -s -d '{{\"openid\":\"{stranger}\",\"scope\":\"snsapi_userinfo\"}}' \
+                 $CONTROL/sim/apps/{}/codes | sed 's/.*code\":\"//; s/\".*//')\n  \
+                 curl -sw '\\n' {auth} -H 'Content-Type: application/json' \
+                 -d \"{{\\\"code\\\":\\\"$CODE\\\",\\\"binding\\\":\\\"from-the-session\\\"}}\" \
+                 $API/v1/apps/shop/oauth/exchange",
+                shop.appid
+            ),
+        ),
+        (
+            "read their profile",
+            format!("curl -sw '\\n' {auth} $API/v1/apps/shop/grants/{stranger}/profile"),
+        ),
         (
             "let an hour pass; after the second one, the tokens are others",
             "curl -sw '\\n' -d '{\"seconds\":3600}' $CONTROL/sim/clock/advance".to_owned(),

@@ -13,6 +13,9 @@ use serde_json::Value;
 
 use crate::cli::Failure;
 
+/// Longer than the server waits for WeChat.
+const PATIENCE: Duration = Duration::from_secs(40);
+
 /// A client. Cloning gives another handle to the same connections.
 #[derive(Clone)]
 pub(crate) struct Client(Http<HttpConnector, Full<Bytes>>);
@@ -57,6 +60,22 @@ impl Client {
         self.send(Method::POST, url, key, Some(body)).await
     }
 
+    /// Opens a page as the browser in a user's WeChat does, and answers where it is sent on to.
+    pub(crate) async fn browse(&self, url: &str, user: &str) -> Result<String, Failure> {
+        let failed = |what: &str| Failure::new(format!("a browser {what}"));
+        let request = Request::builder()
+            .uri(url)
+            .header("user-agent", "MicroMessenger")
+            .header("x-sim-openid", user)
+            .body(Full::default())
+            .map_err(|_| failed("has no such address to go to"))?;
+        let page = tokio::time::timeout(PATIENCE, self.0.request(request));
+        let page = page.await.map_err(|_| failed("waits too long"))?;
+        let page = page.map_err(|_| failed("was not answered"))?;
+        let location = page.headers().get("location").and_then(|to| to.to_str().ok());
+        location.map(str::to_owned).ok_or_else(|| failed("was not sent on"))
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -64,8 +83,6 @@ impl Client {
         key: Option<&str>,
         body: Option<&Value>,
     ) -> Result<Answer, Failure> {
-        /// Longer than the server waits for WeChat.
-        const PATIENCE: Duration = Duration::from_secs(40);
         // Queries carry secrets, so that no message may quote the URL.
         let failed = |what: &str| Failure::new(format!("a call on loopback {what}"));
         let mut request = Request::builder().method(method).uri(url);

@@ -1,5 +1,7 @@
 //! `demo --once`: the walk. Every count is taken from the simulator's own log of calls.
 
+mod logins;
+
 use std::{process::Stdio, time::Duration};
 
 use ::sim::{AppSpec, Fault, FaultKind, Issuer as Minter, TokenState};
@@ -33,7 +35,7 @@ const NEEDED: u64 = 3;
 
 /// Walks through all steps; answers whether every one passed.
 pub(crate) async fn walk(world: &World, console: &mut Console) -> Result<bool, Failure> {
-    let story = Story::begin(console, "xinfu against a simulated WeChat, in seven steps")?;
+    let story = Story::begin(console, "xinfu against a simulated WeChat, in thirteen steps")?;
     let mut walk = Walk { world, story, client: Client::new() };
     let began = world.clock.now();
     walk.the_naive_way().await?;
@@ -43,6 +45,7 @@ pub(crate) async fn walk(world: &World, console: &mut Console) -> Result<bool, F
     walk.wechat_down().await?;
     walk.a_wrong_secret().await?;
     walk.a_follower().await?;
+    walk.logins().await?;
     let simulated = span::words(world.clock.now().since(began));
     walk.story.end(&simulated, world.sim.seed())
 }

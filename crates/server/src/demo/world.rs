@@ -25,8 +25,8 @@ use crate::{
 
 /// A follower of the first app.
 pub(crate) const FOLLOWER: &str = "oDemo-follower-of-the-shop01";
-/// Somebody who does not follow it.
-const STRANGER: &str = "oDemo-stranger-to-the-shop02";
+/// Somebody who does not follow it, and has a nickname.
+pub(crate) const STRANGER: &str = "oDemo-stranger-to-the-shop02";
 /// A follower of the second app.
 pub(crate) const READER: &str = "oDemo-follower-of-the-news01";
 
@@ -122,7 +122,7 @@ impl World {
         let sim = simulator(&clock, &broker)?;
         let apps = demo_apps()?;
         for app in &apps {
-            sim.add_app(AppSpec::new(app.appid, &app.secret));
+            sim.add_app(AppSpec::new(app.appid, &app.secret).with_loopback_redirects());
         }
         add_users(&sim, &apps)?;
 
@@ -270,13 +270,16 @@ fn demo_apps() -> Result<[DemoApp; 2], Failure> {
 }
 
 fn add_users(sim: &Sim, [shop, news]: &[DemoApp; 2]) -> Result<(), Failure> {
-    let mut follower =
-        UserSpec::new(shop.appid, FOLLOWER).with_unionid("oUnion-of-the-same-person-01");
+    let mut follower = UserSpec::new(shop.appid, FOLLOWER)
+        .with_nickname("阿茶")
+        .with_unionid("oUnion-of-the-same-person-01");
     "likes tea".clone_into(&mut follower.remark);
     let users = [
         follower,
-        UserSpec::new(shop.appid, STRANGER).not_following(),
-        UserSpec::new(news.appid, READER).with_unionid("oUnion-of-the-same-person-01"),
+        UserSpec::new(shop.appid, STRANGER).with_nickname("小雨 🌧").not_following(),
+        UserSpec::new(news.appid, READER)
+            .with_nickname("阿茶")
+            .with_unionid("oUnion-of-the-same-person-01"),
     ];
     for user in users {
         sim.add_user(user).map_err(|err| Failure::new(err.to_string()))?;

@@ -10,7 +10,7 @@ use crate::process::{Folder, PATIENCE, Process, http};
 async fn the_walk_passes() {
     let began = tokio::time::Instant::now();
     let printed = Folder::new().xinfu(&["demo", "--once"]).await.ok();
-    assert!(printed.out.contains("7 of 7 steps passed"), "{}", printed.out);
+    assert!(printed.out.contains("13 of 13 steps passed"), "{}", printed.out);
     assert!(!printed.out.contains("FAIL") && !printed.out.contains('\u{1b}'), "{}", printed.out);
     assert_eq!(printed.err, "");
     assert!(began.elapsed() < Duration::from_secs(60));
