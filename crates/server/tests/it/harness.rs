@@ -46,6 +46,8 @@ pub(crate) struct Setup {
     pub(crate) sqlite: bool,
     /// Nobody refreshes before somebody asks.
     pub(crate) lazy: bool,
+    /// The way to WeChat leads nowhere.
+    pub(crate) away: bool,
 }
 
 pub(crate) struct World {
@@ -79,7 +81,9 @@ impl World {
         let wechat = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pages: ::http::Uri =
             format!("http://{}", wechat.local_addr().unwrap()).parse().unwrap();
-        let hosts = vec![pages.clone()];
+        // Nobody listens on that port.
+        let nowhere = ::http::Uri::from_static("http://127.0.0.1:1");
+        let hosts = vec![if setup.away { nowhere } else { pages.clone() }];
         tasks.spawn(sim.clone().serve(wechat, None, stop_all.clone().cancelled_owned()));
 
         let config = wechat::Config { hosts, pages, ..wechat::Config::default() };
