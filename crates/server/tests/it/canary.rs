@@ -4,13 +4,19 @@ use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD},
 };
-use serde_json::json;
+use clock::Clock;
+use serde_json::{Map, Value, json};
+use sim::{AppKind, AppSpec, Fault, FaultKind, Scope, Sim, Switches, UserSpec};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::process::{Folder, PATIENCE, Printed, SimProcess};
+use crate::process::{Folder, PATIENCE, Printed, SimProcess, http};
 
 /// With characters that queries escape.
 const SECRET: &str = "canary+Secret/one=0123456789";
 const WRONG: &str = "canary+Secret/wrong=987654321";
+const BINDING: &str = "canary+Binding/of=0a-browser";
+const NICKNAME: &str = "canary-nickname-of-a-user";
 
 /// What must not be seen, and everything that was.
 struct Canaries {
@@ -192,6 +198,174 @@ async fn check_format(format: &str) {
         .seen
         .push(("the database, closed".to_owned(), std::fs::read(folder.path("xinfu.db")).unwrap()));
     canaries.check();
+}
+
+/// A simulated WeChat in this process: what it gave to the server can be looked up in it.
+async fn simulator(tasks: &TaskTracker, stop: &CancellationToken) -> (Sim, String) {
+    let sim = Sim::new(sim::Options::new(Clock::real(), 7));
+    // Each profile that is read renews its web token.
+    sim.set_switches(Switches {
+        web_token_lifetime_secs: 30,
+        refresh_rotates: true,
+        login_replaces_session_key: false,
+        ..sim.switches()
+    });
+    sim.add_app(AppSpec::new("wx1", SECRET));
+    sim.add_app(AppSpec { kind: AppKind::MiniProgram, ..AppSpec::new("wx2", SECRET) });
+    sim.add_user(UserSpec::new("wx1", "oUser").with_nickname(NICKNAME)).unwrap();
+    sim.add_user(UserSpec::new("wx2", "oUser")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tasks.spawn(sim.clone().serve(listener, None, stop.clone().cancelled_owned()));
+    (sim, url)
+}
+
+impl Canaries {
+    /// Hides the tokens that WeChat gave for the user.
+    fn hide_tokens(&mut self, sim: &Sim) {
+        for grant in sim.grants_of("wx1", "oUser") {
+            self.hide("a web token", grant.web_token);
+            self.hide("a refresh token", grant.refresh_token);
+        }
+    }
+
+    /// A code of the user, hidden.
+    fn code(&mut self, sim: &Sim) -> String {
+        let code = sim.issue_code("wx1", "oUser", Scope::UserInfo, false).unwrap();
+        self.hide("a code", &code);
+        code
+    }
+
+    fn answered(&mut self, (status, answer): (u16, Value)) {
+        self.seen.push((format!("an answer {status}"), answer.to_string().into_bytes()));
+    }
+}
+
+async fn check_logins(format: &str) {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (sim, wechat) = simulator(&tasks, &stop).await;
+    let mut folder = Folder::ready_for(&wechat).await;
+    folder.set("XINFU_LOG", "trace");
+    folder.set("XINFU_LOG_FORMAT", format);
+    let mut canaries = Canaries { secrets: Vec::new(), seen: Vec::new() };
+    canaries.hide("the AppSecret", SECRET);
+    canaries.hide("a binding", BINDING);
+    canaries.hide("the nickname", NICKNAME);
+    canaries.saw("app add", &folder.add_app("wx1", SECRET, &["--alias", "one"]).await.ok());
+    let kind = ["--kind", "mini-program"];
+    canaries.saw("app add", &folder.add_app("wx2", SECRET, &kind).await.ok());
+    let key = folder.add_key(&["all", "--everything"]).await;
+    canaries.hide("the client key", &key);
+    let mut server = folder.serve().await;
+    let exchange = "/v1/apps/one/oauth/exchange";
+
+    let body = json!({"code": canaries.code(&sim), "binding": BINDING});
+    for _ in 0..2 {
+        let (status, answer) = server.post(exchange, &key, &body).await;
+        assert_eq!(status, 200, "{answer}");
+        canaries.answered((status, answer));
+    }
+    canaries.hide_tokens(&sim);
+    let stranger = json!({"code": body["code"], "binding": format!("{BINDING}x")});
+    canaries.answered(server.post(exchange, &key, &stranger).await);
+    for wrong in [
+        json!({"code": format!("{} ", canaries.code(&sim))}),
+        json!({"code": canaries.code(&sim), "binding": [BINDING]}),
+        json!({"code": [canaries.code(&sim)], "binding": BINDING}),
+        json!({"code": canaries.code(&sim), BINDING: 1}),
+        json!({"code": canaries.code(&sim), "redirect_uri": format!("/{BINDING}")}),
+    ] {
+        let (status, answer) = server.post(exchange, &key, &wrong).await;
+        assert_eq!(status, 400, "{answer}");
+        // The name of a field that is not known is told, and one who puts a secret there told it.
+        if wrong.get(BINDING).is_none() {
+            canaries.answered((status, answer));
+        }
+    }
+    let code = canaries.code(&sim);
+    canaries.answered(server.get(&format!("{exchange}?code={code}"), &key).await);
+    let profile = "/v1/apps/one/grants/oUser/profile?fresh=true";
+    let (status, answer) = server.get(profile, &key).await;
+    assert_eq!((status, &answer["nickname"]), (200, &json!(NICKNAME)), "{answer}");
+    canaries.hide_tokens(&sim);
+
+    // Everything that goes wrong at WeChat.
+    for kind in [
+        FaultKind::Errcode { code: 40029, ip: None, message: None },
+        FaultKind::Errcode { code: 40125, ip: None, message: None },
+        FaultKind::ResetAfter {},
+        FaultKind::TruncatedBody {},
+        FaultKind::BadGateway { processed: true },
+    ] {
+        let fault = sim.set_fault(Fault::new(kind).on("/sns/*"));
+        let body = json!({"code": canaries.code(&sim), "binding": BINDING});
+        canaries.answered(server.post(exchange, &key, &body).await);
+        canaries.answered(server.get(profile, &key).await);
+        let js_code = sim.issue_js_code("wx2", "oUser").unwrap();
+        canaries.hide("a js_code", &js_code);
+        let body = json!({"js_code": js_code, "binding": BINDING});
+        canaries.answered(server.post("/v1/apps/wx2/mini/login", &key, &body).await);
+        sim.remove_fault(fault);
+        canaries.hide_tokens(&sim);
+    }
+
+    let js_code = sim.issue_js_code("wx2", "oUser").unwrap();
+    canaries.hide("a js_code", &js_code);
+    let (status, login) =
+        server.post("/v1/apps/wx2/mini/login", &key, &json!({"js_code": js_code})).await;
+    assert_eq!(status, 200, "{login}");
+    let session = login["session"].as_str().unwrap();
+    canaries.hide("a session", session);
+    let js_code = sim.issue_js_code("wx2", "oUser").unwrap();
+    let query = "grant_type=authorization_code&appid=wx2&secret=canary%2BSecret%2Fone%3D0123456789";
+    let url = format!("{wechat}/sns/jscode2session?{query}&js_code={js_code}");
+    let (_, told) = http("GET", &url, None, None).await.unwrap();
+    canaries.hide("the session key", told["session_key"].as_str().unwrap());
+    let sealed = sim.encrypt_for("wx2", "oUser", Map::new()).unwrap();
+    for (iv, status) in [(&*sealed.iv, 200), ("AAAA", 400)] {
+        let body = json!({"session": session, "encryptedData": sealed.encrypted_data, "iv": iv});
+        let answer = server.post("/v1/apps/wx2/mini/decrypt", &key, &body).await;
+        assert_eq!(answer.0, status, "{}", answer.1);
+        canaries.answered(answer);
+    }
+    let body = json!({
+        "session": session, "rawData": sealed.raw_data, "signature": sealed.signature,
+    });
+    canaries.answered(server.post("/v1/apps/wx2/mini/check-signature", &key, &body).await);
+    canaries.answered(server.get("/v1/apps/one/grants/oUser", &key).await);
+
+    for args in [
+        vec!["grant", "list", "one"],
+        vec!["grant", "list", "one", "--json"],
+        vec!["grant", "show", "one", "oUser"],
+        vec!["rekey"],
+    ] {
+        canaries.saw(&args.join(" "), &folder.xinfu(&args).await.ok());
+    }
+    for file in ["xinfu.db", "xinfu.db-wal"] {
+        canaries.seen.push((file.to_owned(), std::fs::read(folder.path(file)).unwrap()));
+    }
+    for args in [vec!["grant", "remove", "one", "oUser"], vec!["audit", "--json"]] {
+        canaries.saw(&args.join(" "), &folder.xinfu(&args).await.ok());
+    }
+    assert_eq!(server.process.terminate().await, Some(0));
+    let log = server.process.err();
+    assert!(log.contains("TRACE"), "the log is complete");
+    canaries.seen.push(("the server's log".to_owned(), log.into_bytes()));
+    canaries.check();
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+#[tokio::test]
+async fn no_secret_of_a_login_is_seen_in_logs_for_people() {
+    check_logins("human").await;
+}
+
+#[tokio::test]
+async fn no_secret_of_a_login_is_seen_in_logs_for_machines() {
+    check_logins("json").await;
 }
 
 #[tokio::test]

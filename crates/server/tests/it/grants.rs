@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use server::http::ProblemType;
 use sim::{Revocation, Scope};
 
-use crate::harness::{APP, MINI, OPENID, Setup, World, pass};
+use crate::{
+    harness::{APP, MINI, OPENID, Setup, World, pass},
+    process::{Folder, SimProcess},
+};
 
 const PROFILE: &str = "/sns/userinfo";
 const RENEWAL: &str = "/sns/oauth2/refresh_token";
@@ -148,4 +151,56 @@ async fn input_is_checked() {
     let mini = world.get(&format!("/v1/apps/{MINI}/grants/{OPENID}/profile")).await;
     mini.check_problem(ProblemType::WrongAppKind);
     assert_eq!(world.calls(PROFILE), 0);
+}
+
+#[tokio::test]
+async fn the_command_line_lists_shows_and_removes() {
+    let sim = SimProcess::start(&[("wx1", "secret")]).await;
+    let folder = Folder::ready(&sim).await;
+    folder.add_app("wx1", "secret", &["--alias", "one"]).await.ok();
+    let key = folder.add_key(&["logins", "--allow", "oauth", "--app", "one"]).await;
+    let none = folder.xinfu(&["grant", "list", "one"]).await.ok();
+    assert_eq!((&*none.out, &*none.err), ("", "no grants are held\n"));
+    let server = folder.serve().await;
+    for (openid, scope) in [("oA", "snsapi_base"), ("oB", "snsapi_userinfo"), ("oB", "snsapi_base")]
+    {
+        let user = json!({"appid": "wx1", "openid": openid, "unionid": format!("u{openid}")});
+        sim.control("/sim/users", &user).await;
+        let consent = json!({"openid": openid, "scope": scope});
+        let code = sim.control("/sim/apps/wx1/codes", &consent).await;
+        let (status, body) = server.post("/v1/apps/one/oauth/exchange", &key, &code).await;
+        assert_eq!(status, 200, "{body}");
+    }
+
+    let table = folder.xinfu(&["grant", "list", "one"]).await.ok().out;
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    assert!(lines[0].starts_with("OPENID  UNIONID  SCOPE"), "{table}");
+    assert!(lines[1].starts_with("oA      -        snsapi_base      live"), "{table}");
+    assert!(lines[2].starts_with("oB      uoB      snsapi_userinfo  live"), "{table}");
+    let list = folder.xinfu(&["grant", "list", "one", "--json"]).await.ok().json();
+    assert_eq!((&list[0]["openid"], &list[1]["openid"]), (&json!("oA"), &json!("oB")));
+    let part = folder.xinfu(&["grant", "list", "one", "--limit", "1", "--json"]).await.ok();
+    assert_eq!(part.json().as_array().unwrap().len(), 1);
+    assert!(part.err.contains("--after oA"), "{}", part.err);
+    let rest = folder.xinfu(&["grant", "list", "wx1", "--after", "oA", "--json"]).await.ok();
+    assert_eq!(rest.json(), json!([list[1]]));
+
+    let shown = folder.xinfu(&["grant", "show", "one", "oB", "--json"]).await.ok().json();
+    assert_eq!(shown, list[1]);
+    assert_eq!(shown, server.get("/v1/apps/one/grants/oB", &key).await.1);
+    let shown = folder.xinfu(&["grant", "show", "one", "oB"]).await.ok().out;
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+    folder.xinfu(&["grant", "show", "one", "o B"]).await.failed(2);
+    folder.xinfu(&["grant", "list", "one", "--limit", "0"]).await.failed(2);
+    folder.xinfu(&["grant", "list", "two"]).await.failed(1);
+
+    folder.xinfu(&["grant", "remove", "one", "oB"]).await.ok();
+    let again = folder.xinfu(&["grant", "remove", "one", "oB"]).await.failed(1);
+    assert!(again.err.contains("nothing is held of a user `oB` in `one`"), "{}", again.err);
+    folder.xinfu(&["grant", "show", "one", "oB"]).await.failed(1);
+    assert_eq!(server.get("/v1/apps/one/grants/oB", &key).await.0, 404);
+    assert_eq!(server.delete("/v1/apps/one/grants/oA", &key).await.0, 204);
+    let audit = folder.xinfu(&["audit"]).await.ok().out;
+    assert_eq!(audit.matches("grant.remove").count(), 2, "{audit}");
 }

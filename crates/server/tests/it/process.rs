@@ -62,10 +62,15 @@ impl Folder {
 
     /// One that `xinfu init` has filled, for a server on a free port and a simulated WeChat.
     pub(crate) async fn ready(sim: &SimProcess) -> Self {
+        Self::ready_for(&sim.api).await
+    }
+
+    /// The same for a simulated WeChat at this URL.
+    pub(crate) async fn ready_for(wechat: &str) -> Self {
         let mut folder = Self::new();
         folder.xinfu(&["init"]).await.ok();
         folder.set("XINFU_LISTEN_API", "127.0.0.1:0");
-        folder.set("XINFU_UPSTREAM_BASE_URLS", &sim.api);
+        folder.set("XINFU_UPSTREAM_BASE_URLS", wechat);
         folder
     }
 
@@ -212,6 +217,10 @@ impl Server {
     pub(crate) async fn post(&self, path: &str, key: &str, body: &Value) -> (u16, Value) {
         let url = format!("{}{path}", self.url);
         http("POST", &url, Some(key), Some(body)).await.unwrap_or_default()
+    }
+
+    pub(crate) async fn delete(&self, path: &str, key: &str) -> (u16, Value) {
+        http("DELETE", &format!("{}{path}", self.url), Some(key), None).await.unwrap_or_default()
     }
 
     /// Waits until a token read is answered with a status.
