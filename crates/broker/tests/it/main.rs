@@ -2,8 +2,11 @@
 //! The broker against the simulated WeChat, over real sockets, in simulated time.
 
 mod day;
+mod grant;
 mod harness;
+mod login;
 mod manage;
+mod mini;
 mod model;
 mod refresh;
 mod replicas;
