@@ -3,6 +3,7 @@
 
 mod day;
 mod grant;
+mod grant_model;
 mod harness;
 mod login;
 mod manage;
