@@ -299,6 +299,7 @@ async fn a_snapshot_page_gives_a_virtual_account() {
         let target = format!("{}&forceSnapShot={force}", authorize(scope));
         let mut answer = visit(&world, &target, &[WECHAT]).await;
         if answer.status == 200 {
+            assert_eq!(answer.text().contains("虚拟账号"), flag);
             let form = format!("ticket={}&openid=o1&decision=allow", ticket(&answer));
             answer = submit(&world, "/connect/oauth2/authorize", &form).await;
         }
