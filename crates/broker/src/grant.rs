@@ -464,9 +464,8 @@ impl Broker {
             _ => Scope::UserInfo,
         };
         let authorize = redirect_uri.map(|redirect_uri| {
-            self.authorize_url(
-                entry,
-                key,
+            self.authorize_page(
+                &app,
                 &Authorize {
                     redirect_uri,
                     scope: Some(scope),

@@ -126,7 +126,17 @@ impl Broker {
         wanted: &Authorize,
     ) -> Result<AuthorizeUrl, WrongKind> {
         let app = entry.app();
-        let scope = scope_of(&app, wanted.scope)?;
+        let page = self.authorize_page(&app, wanted)?;
+        self.0.redirects.remember(&app.id, key, &wanted.redirect_uri);
+        Ok(page)
+    }
+
+    pub(crate) fn authorize_page(
+        &self,
+        app: &App,
+        wanted: &Authorize,
+    ) -> Result<AuthorizeUrl, WrongKind> {
+        let scope = scope_of(app, wanted.scope)?;
         let state = wanted.state.clone().unwrap_or_else(random_state);
         let url = self.0.wechat.authorize_url(&AuthorizePage {
             app: &app.id,
@@ -137,7 +147,6 @@ impl Broker {
             force_snapshot: wanted.force_snapshot,
             in_english: wanted.in_english,
         });
-        self.0.redirects.remember(&app.id, key, &wanted.redirect_uri);
         Ok(AuthorizeUrl { url, state })
     }
 

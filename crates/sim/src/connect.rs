@@ -66,7 +66,7 @@ pub(crate) struct Wanted {
     redirect_uri: String,
     state: String,
     /// It will be that of a virtual account.
-    snapshot: bool,
+    pub(crate) snapshot: bool,
 }
 
 /// Where a browser is sent after consent.
@@ -302,8 +302,8 @@ impl State {
         };
         let Some(twice) = twice else { return Callback { first: issue(0), second: None } };
         let (first, second, after_ms) = match twice.mode {
-            CallbackMode::SameCode => (issue(0), None, A_MOMENT_MS),
-            CallbackMode::NewCode => (issue(0), Some(issue(0)), A_MOMENT_MS),
+            CallbackMode::SameCode => (issue(0), None, AT_ONCE_MS),
+            CallbackMode::NewCode => (issue(0), Some(issue(0)), AT_ONCE_MS),
             CallbackMode::SlowFirst => (issue(twice.delay_ms), None, IMPATIENCE_MS),
         };
         let address = second.unwrap_or_else(|| first.clone());
@@ -311,8 +311,8 @@ impl State {
     }
 }
 
-/// How much later a browser asks twice for no reason: enough for the first request to have left.
-const A_MOMENT_MS: u64 = 60;
+/// How much later a browser asks twice for no reason. Any later, and a quick app has answered.
+const AT_ONCE_MS: u64 = 0;
 /// How long a browser waits for an answer before it asks again.
 const IMPATIENCE_MS: u64 = 1_500;
 

@@ -143,8 +143,11 @@ impl State {
             (Some(()), _) => None,
             (None, Some(failure)) => Some(Err(failure)),
             (None, None) if is_sns(&call.path) => {
-                delay = call.code().map_or(0, |code| self.grants.take_answer_delay(code));
-                Some(self.handle_sns(call, now))
+                let result = self.handle_sns(call, now);
+                if let (Ok(_), Some(code)) = (&result, call.code()) {
+                    delay = self.grants.answer_delay(code);
+                }
+                Some(result)
             }
             (None, None) => Some(self.handle(call, survival, now)),
         };

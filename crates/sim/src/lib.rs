@@ -106,8 +106,8 @@ pub enum ControlError {
     /// The app has no user with that openid.
     #[error("the app has no user with the openid `{0}`")]
     UnknownUser(String),
-    /// Apps of that kind have no such code or scope.
-    #[error("the app `{0}` is of a kind that has no such code")]
+    /// Apps of that kind have no such scope or code, or the scope has no virtual accounts.
+    #[error("no such code exists for the app `{0}`")]
     WrongKind(String),
     /// The user never logged in at the mini program.
     #[error("the user `{0}` has no session yet: issue a `js_code` first")]

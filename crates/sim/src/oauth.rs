@@ -209,9 +209,9 @@ impl GrantBook {
         self.codes.find(code).map(|code| &code.subject)
     }
 
-    /// How long the answer to the exchange of a code waits, for the first that asks.
-    pub(crate) fn take_answer_delay(&mut self, code: &str) -> u64 {
-        self.codes.find_mut(code).map_or(0, |code| std::mem::take(&mut code.answer_delay))
+    /// How long the answer to the exchange of a code waits, in milliseconds.
+    pub(crate) fn answer_delay(&self, code: &str) -> u64 {
+        self.codes.find(code).map_or(0, |code| code.answer_delay)
     }
 
     /// Uses a code of an app up. `wanted` says whether it is of the right kind.

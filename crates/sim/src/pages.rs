@@ -282,7 +282,9 @@ impl Desk<'_> {
         };
         let appid = escape(&wanted.appid);
         let mut users = String::new();
-        for user in self.state.users_of(&wanted.appid).take(200) {
+        // Of very many users only the first, so that the page stays one.
+        let all = self.state.users_of(&wanted.appid).enumerate();
+        for (_, user) in all.filter(|(place, user)| *place < 200 || user.openid == current) {
             let openid = escape(&user.openid);
             let checked = if user.openid == current { " checked" } else { "" };
             let name = escape(&user.nickname);
@@ -292,6 +294,13 @@ impl Desk<'_> {
             ));
         }
         let action = if scan.is_some() { CONFIRM } else { AUTHORIZE };
+        let snapshot = match wanted.snapshot {
+            true => self.language.pick(
+                "<p>快照页：应用得到的是虚拟账号</p>\n",
+                "<p>A snapshot page: the app will get a virtual account</p>\n",
+            ),
+            false => "",
+        };
         let ticket = self.state.visits.ask(wanted, scan, self.now);
         let language = self.language;
         let what = language.pick("申请获取你的昵称、头像", "asks for your nickname and picture");
@@ -299,7 +308,7 @@ impl Desk<'_> {
         let deny = language.pick("拒绝", "Deny");
         let tag = language.pick("zh", "en");
         let body = format!(
-            "<p><code>{appid}</code> {what}</p>\n\
+            "<p><code>{appid}</code> {what}</p>\n{snapshot}\
              <form method=\"post\" action=\"{action}?lang={tag}\">\n\
              <input type=\"hidden\" name=\"ticket\" value=\"{ticket}\">\n{users}\
              <button class=\"allow\" name=\"decision\" value=\"allow\">{allow}</button>\n\
@@ -415,11 +424,14 @@ fn svg(text: &str) -> Option<String> {
     ))
 }
 
-/// Goes to an address, and to the second while the first has not answered or just has.
+/// Goes to an address, and to the second if the first has not answered by then.
 const GO_TWICE: &str = "\
 const {first, second, after} = document.currentScript.dataset;\
-setTimeout(() => location.assign(second), Number(after));\
-location.assign(first);";
+addEventListener('load', () => {\
+location.assign(first);\
+const again = () => location.assign(second);\
+if (after === '0') again(); else setTimeout(again, Number(after));\
+});";
 
 /// Watches a scan, and goes on when the phone has decided.
 const WATCH: &str = "\

@@ -181,7 +181,7 @@ mod tests {
 
     fn url(scope: Scope, change: impl FnOnce(&mut AuthorizePage<'_>)) -> String {
         let app = "wx520c15f417810387".parse().unwrap();
-        let redirect_uri = "https://chong.qq.com/php/index.php?d=&c=wxAdapter".parse().unwrap();
+        let redirect_uri = "https://h5.example/php/index.php?d=&c=wxAdapter".parse().unwrap();
         let state = "123".parse().unwrap();
         let (app, redirect_uri, state) = (&app, &redirect_uri, &state);
         let (force_popup, force_snapshot, in_english) = (false, false, false);
@@ -198,7 +198,7 @@ mod tests {
         page.url(PAGES)
     }
 
-    const REDIRECT: &str = "https%3A%2F%2Fchong.qq.com%2Fphp%2Findex.php%3Fd%3D%26c%3DwxAdapter";
+    const REDIRECT: &str = "https%3A%2F%2Fh5.example%2Fphp%2Findex.php%3Fd%3D%26c%3DwxAdapter";
 
     #[test]
     fn pages_have_their_parameters_in_the_order_that_wechat_checks() {

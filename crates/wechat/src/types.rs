@@ -237,6 +237,8 @@ impl FromStr for Lang {
 
 #[cfg(test)]
 mod tests {
+    use std::marker::PhantomData;
+
     use super::*;
 
     #[test]
@@ -257,6 +259,31 @@ mod tests {
         }
         assert_eq!("JSAPI".parse::<TicketKind>(), Err(UnknownTicketKind));
         assert_eq!("zh".parse::<Lang>(), Err(UnknownLang));
+    }
+
+    #[test]
+    fn no_token_becomes_one_of_the_other_kind() {
+        /// Has the inherent method where the conversion exists, and else that of the trait.
+        struct Probe<A, B>(PhantomData<(A, B)>);
+        trait Otherwise {
+            fn exists(&self) -> bool {
+                false
+            }
+        }
+        impl<A, B> Otherwise for Probe<A, B> {}
+        impl<A, B: From<A>> Probe<A, B> {
+            fn exists(&self) -> bool {
+                true
+            }
+        }
+        assert!(Probe::<WebToken, WebToken>(PhantomData).exists(), "the probe sees a conversion");
+        assert!(!Probe::<WebToken, GlobalToken>(PhantomData).exists());
+        assert!(!Probe::<GlobalToken, WebToken>(PhantomData).exists());
+        assert!(!Probe::<RefreshToken, WebToken>(PhantomData).exists());
+        assert!(!Probe::<WebToken, RefreshToken>(PhantomData).exists());
+        assert!(!Probe::<RefreshToken, GlobalToken>(PhantomData).exists());
+        assert!(!Probe::<&WebToken, GlobalToken>(PhantomData).exists());
+        assert!(!Probe::<&GlobalToken, WebToken>(PhantomData).exists());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A day of simulated time with a thousand apps, every fault on at 5 %, services that read and
-//! report, and somebody outside who mints now and then. What must hold is checked at each step.
+//! report, users who log in, come back twice and take back what they authorised, and somebody
+//! outside who mints now and then. What must hold is checked at each step.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,11 +8,14 @@ use std::{
     time::Duration,
 };
 
-use broker::{AppEntry, TokenView, app::Issuer};
-use sim::{BadNumber, Dirt, Fault, FaultKind, TokenState};
-use wechat::{OpenId, TicketKind};
+use broker::{
+    AppEntry, Broker, ExchangeError, ProfileError, ProfileQuery, Proof, TokenView, app::Issuer,
+    key::ClientKey,
+};
+use sim::{BadNumber, Dirt, Fault, FaultKind, Revocation, Scope, TokenState, UserSpec};
+use wechat::{AuthCode, OpenId, TicketKind};
 
-use crate::harness::{Backend, World, secs};
+use crate::harness::{Backend, EXCHANGE, World, add_key, secs};
 
 const APPS: usize = 1_000;
 const STEP: u64 = 300;
@@ -56,6 +60,9 @@ fn faults() -> Vec<FaultKind> {
         FaultKind::ForeignMint { issuer: sim::Issuer::Classic, kill: true },
         FaultKind::ForeignMint { issuer: sim::Issuer::Stable, kill: false },
         FaultKind::OldTokenSurvives { seconds: 600 },
+        FaultKind::GrantRevoked {},
+        FaultKind::PasswordChanged {},
+        FaultKind::WebTokenEnds {},
         FaultKind::ClockSkew { seconds: 400 },
     ]
 }
@@ -71,11 +78,13 @@ struct Watch {
     lost: HashMap<String, u32>,
     /// When something last ended tokens of an app without our knowing.
     ended: HashMap<String, i64>,
+    /// The codes that were exchanged.
+    codes: HashSet<String>,
 }
 
 impl Watch {
-    /// Checks the calls since the last look: never two fetches of one token at once, and never a
-    /// call beyond a quota.
+    /// Checks the calls since the last look: never two fetches of one token at once, never a call
+    /// beyond a quota, and never a code for a second time.
     fn look(&mut self, world: &World) {
         const OUTSIDE: [&str; 2] = ["early_invalidation", "foreign_mint"];
         const LOST: [&str; 4] = ["reset_after", "truncated_body", "empty_body", "bad_gateway"];
@@ -84,6 +93,10 @@ impl Watch {
             let had = |names: &[&str]| call.faults.iter().any(|fault| names.contains(fault));
             let refused = matches!(call.errcode, Some(45009 | 45011));
             assert!(!refused || had(&["errcode"]), "beyond a quota: {call:?}");
+            if call.path == EXCHANGE {
+                let fresh = call.code.clone().is_some_and(|code| self.codes.insert(code));
+                assert!(fresh, "a code for a second time: {call:?}");
+            }
             let lost = self.lost.entry(call.appid.clone()).or_default();
             if call.path == "/cgi-bin/token" && call.errcode == Some(0) {
                 // One mint leaves the token before it WeChat's overlap, two do not.
@@ -106,6 +119,58 @@ impl Watch {
         const LIFE: Duration = Duration::from_secs(7200);
         let minted_by = (view.expires_at - LIFE).as_millis();
         self.ended.get(appid).is_some_and(|at| *at >= minted_by)
+    }
+}
+
+/// What came of the logins of the day.
+#[derive(Debug, Default)]
+struct Logins {
+    codes: u64,
+    identities: u64,
+    profiles: u64,
+    reauthorize: u64,
+    failed: u64,
+}
+
+/// One of an app's ten users logs in, often with a callback that comes twice, and the service reads
+/// the profile. Now and then a user takes back what was authorised.
+async fn log_in(
+    world: &World,
+    broker: &Broker,
+    (appid, entry): (&str, &Arc<AppEntry>),
+    key: &ClientKey,
+    dice: &mut Dice,
+    logins: &mut Logins,
+) {
+    let openid = format!("o{appid}-{}", dice.roll(10));
+    world.sim.add_user(UserSpec::new(appid, &openid).with_nickname("n\u{8} 微信 👋")).unwrap();
+    if dice.roll(10) == 0 {
+        world.sim.revoke_grant(appid, &openid, Revocation::Revoked).unwrap();
+    }
+    let scope = if dice.roll(2) == 0 { Scope::UserInfo } else { Scope::Base };
+    let code = AuthCode::new(world.sim.issue_code(appid, &openid, scope, false).unwrap());
+    let binding = format!("cookie {}", dice.roll(u64::MAX));
+    let exchange =
+        async |binding| broker.exchange(entry, key, &code, Proof::Binding(binding), None).await;
+    logins.codes += 1;
+    let twice = dice.roll(3) == 0;
+    let (first, second) = tokio::join!(exchange(&binding), async {
+        if twice { Some(exchange(&binding).await) } else { None }
+    });
+    assert!(second.is_none_or(|second| second == first), "a callback that came twice");
+    assert_eq!(exchange("another").await, Err(ExchangeError::CodeUsed));
+    if let Ok(identity) = first {
+        assert_eq!(identity.openid.as_str(), openid);
+        logins.identities += 1;
+    }
+    let query = ProfileQuery { fresh: dice.roll(2) == 0, ..ProfileQuery::default() };
+    match broker.profile(entry, key, &OpenId::new(openid.as_str()), &query).await {
+        Ok(profile) => {
+            assert_eq!(profile.user.openid.as_str(), openid);
+            logins.profiles += 1;
+        }
+        Err(ProfileError::Reauthorize { .. }) => logins.reauthorize += 1,
+        Err(_) => logins.failed += 1,
     }
 }
 
@@ -135,6 +200,8 @@ async fn a_day_with_a_thousand_apps_and_every_fault() {
     // Tokens that a report was answered with another token for: known to be dead from then on.
     let mut known_dead: HashSet<String> = HashSet::new();
     let mut watch = Watch::default();
+    let mut logins = Logins::default();
+    let key = add_key(broker, "services").await;
     for _ in 0..86_400 / STEP {
         world.pass(secs(STEP)).await;
         for _ in 0..60 {
@@ -173,8 +240,13 @@ async fn a_day_with_a_thousand_apps_and_every_fault() {
                 world.sim.foreign_refresh(appid, outside, dice.roll(2) == 0).unwrap();
             }
         }
+        for _ in 0..20 {
+            let (appid, _, entry) = &entries[dice.roll(APPS as u64) as usize];
+            log_in(&world, broker, (appid, entry), &key, &mut dice, &mut logins).await;
+        }
         watch.look(&world);
     }
+    assert_eq!(watch.codes.len() as u64, logins.codes, "each code once");
 
     let calls = world.sim.calls();
     for (appid, issuer, _) in &entries {
@@ -186,6 +258,9 @@ async fn a_day_with_a_thousand_apps_and_every_fault() {
             assert_eq!(count("/cgi-bin/token"), 0, "{appid}");
         }
     }
+    println!("{logins:?}");
+    let Logins { codes, identities, profiles, reauthorize, .. } = logins;
+    assert!(identities > codes / 2 && profiles > codes / 8 && reauthorize > 0);
     println!(
         "served {served}, refused {refused}, ended from outside {outside_ended}, {:?}",
         broker.counters().read()

@@ -11,18 +11,21 @@ use std::{
 };
 
 use broker::{
-    AppEntry, Broker, NewApp, Parts, TokenView,
+    AppEntry, Broker, ExchangeError, Identity, NewApp, Parts, Profile, ProfileError, ProfileQuery,
+    Proof, TokenView, UserGrants,
     app::{AppKind, Issuer},
     audit::Actor,
+    key::{ClientKey, Rights},
     seal::Sealer,
     store::{MemoryStore, Shared, SqliteStore, Store},
 };
 use clock::{Clock, Timestamp};
 use futures_util::FutureExt;
-use sim::{AppSpec, Sim, TokenState};
+use sim::{AppSpec, Sim, TokenState, UserSpec};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wechat::{AuthCode, OpenId};
 
 /// 2026-01-01 08:00 in Beijing.
 pub(crate) const START: Timestamp = Timestamp::from_secs(1_767_225_600);
@@ -241,4 +244,90 @@ pub(crate) async fn read(broker: &Broker, entry: &Arc<AppEntry>) -> TokenView {
 
 pub(crate) fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
+}
+
+/// The user of most tests of logins.
+pub(crate) const OPENID: &str = "oUser0000000000000000000001a";
+pub(crate) const UNIONID: &str = "oUnion000000000000000000001a";
+/// A name with all that names have: bytes that JSON does not allow bare, quotes, emoji.
+pub(crate) const NICKNAME: &str = "a\u{8}b\n\u{14}\"\\ 微信 👨‍👩‍👧 ";
+
+pub(crate) const EXCHANGE: &str = "/sns/oauth2/access_token";
+pub(crate) const RENEW: &str = "/sns/oauth2/refresh_token";
+pub(crate) const USERINFO: &str = "/sns/userinfo";
+
+/// A world with one app of one user, and a service that may ask for logins.
+pub(crate) struct Desk {
+    pub(crate) world: World,
+    pub(crate) replica: Replica,
+    pub(crate) entry: Arc<AppEntry>,
+    pub(crate) key: Arc<ClientKey>,
+}
+
+impl Desk {
+    pub(crate) async fn new(backend: Backend) -> Self {
+        Self::of_kind(backend, AppKind::Official).await
+    }
+
+    pub(crate) async fn of_kind(backend: Backend, kind: AppKind) -> Self {
+        let world = World::new(backend).await;
+        let replica = world.replica().await;
+        let mut spec = AppSpec::new(APP, secret_of(APP));
+        spec.kind = match kind {
+            AppKind::Official => sim::AppKind::Official,
+            AppKind::MiniProgram => sim::AppKind::MiniProgram,
+            AppKind::Website => sim::AppKind::Website,
+            AppKind::Test => sim::AppKind::Test,
+        };
+        world.sim.add_app(spec);
+        let user = UserSpec::new(APP, OPENID).with_unionid(UNIONID).with_nickname(NICKNAME);
+        world.sim.add_user(user).unwrap();
+        let app = NewApp { kind, ..new_app(APP, Issuer::Stable) };
+        replica.broker.add_app(app, &Actor::System).await.unwrap();
+        let entry = replica.broker.app(APP).unwrap();
+        let key = add_key(&replica.broker, "shop").await;
+        Self { world, replica, entry, key }
+    }
+
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.replica.broker
+    }
+
+    pub(crate) fn code(&self, scope: sim::Scope) -> AuthCode {
+        AuthCode::new(self.world.sim.issue_code(APP, OPENID, scope, false).unwrap())
+    }
+
+    /// Exchanges a code in the browser that brings `binding`.
+    pub(crate) async fn exchange(
+        &self,
+        code: &AuthCode,
+        binding: &str,
+    ) -> Result<Identity, ExchangeError> {
+        let proof = Proof::Binding(binding);
+        self.broker().exchange(&self.entry, &self.key, code, proof, None).await
+    }
+
+    /// A whole login.
+    pub(crate) async fn log_in(&self, scope: sim::Scope) -> Identity {
+        self.exchange(&self.code(scope), "b").await.unwrap()
+    }
+
+    pub(crate) async fn profile(&self, query: &ProfileQuery) -> Result<Profile, ProfileError> {
+        let openid = OpenId::new(OPENID);
+        self.broker().profile(&self.entry, &self.key, &openid, query).await
+    }
+
+    /// The profile as WeChat tells it now.
+    pub(crate) async fn fresh_profile(&self) -> Result<Profile, ProfileError> {
+        self.profile(&ProfileQuery { fresh: true, ..ProfileQuery::default() }).await
+    }
+
+    pub(crate) async fn grants(&self) -> Option<UserGrants> {
+        self.broker().grants(&self.entry, &OpenId::new(OPENID)).await.unwrap()
+    }
+}
+
+pub(crate) async fn add_key(broker: &Broker, name: &str) -> Arc<ClientKey> {
+    let new = broker.add_key(name, Rights::all(), None, &Actor::System).await.unwrap();
+    broker.authenticate(new.expose()).unwrap()
 }

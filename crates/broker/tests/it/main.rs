@@ -2,8 +2,12 @@
 //! The broker against the simulated WeChat, over real sockets, in simulated time.
 
 mod day;
+mod grant;
+mod grant_model;
 mod harness;
+mod login;
 mod manage;
+mod mini;
 mod model;
 mod refresh;
 mod replicas;

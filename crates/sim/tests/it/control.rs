@@ -321,6 +321,10 @@ async fn logins_are_prepared_over_http() {
     let keys: Vec<&String> = sent.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["encryptedData", "iv", "rawData", "signature"]);
 
+    let site = json!({ "appid": "wx1", "kind": "website", "redirect_hosts": ["a.example.com"] });
+    let added = world.command("POST", "/sim/apps", &site.to_string()).await.json();
+    assert_eq!(added["redirect_hosts"], json!(["a.example.com"]));
+
     for (path, body, status, field) in [
         ("codes", r#"{"openid":"o1"}"#, 400, json!("scope")),
         ("codes", r#"{"openid":"o1","scope":"snsapi_all"}"#, 400, json!("scope")),

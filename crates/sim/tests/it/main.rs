@@ -3,6 +3,7 @@
 
 mod control;
 mod faults;
+mod grant_rules;
 mod harness;
 mod mini;
 mod pages;

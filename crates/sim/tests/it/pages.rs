@@ -299,6 +299,7 @@ async fn a_snapshot_page_gives_a_virtual_account() {
         let target = format!("{}&forceSnapShot={force}", authorize(scope));
         let mut answer = visit(&world, &target, &[WECHAT]).await;
         if answer.status == 200 {
+            assert_eq!(answer.text().contains("虚拟账号"), flag);
             let form = format!("ticket={}&openid=o1&decision=allow", ticket(&answer));
             answer = submit(&world, "/connect/oauth2/authorize", &form).await;
         }
@@ -417,6 +418,9 @@ async fn a_browser_comes_back_twice() {
     let (first, second) = twice(CallbackMode::SlowFirst).await;
     assert_eq!(first, second);
     let begin = Instant::now();
+    let refused = format!("/sns/oauth2/access_token?appid={APP}&secret=x&code={}", code_in(&first));
+    assert_eq!(world.get(&refused).await.errcode(), 40125);
+    assert_eq!(begin.elapsed().as_secs(), 0);
     assert_eq!(openid_of(&world, APP, &first).await, "o1");
     assert_eq!(begin.elapsed().as_secs(), 15);
     let code = code_in(&first);
@@ -425,8 +429,9 @@ async fn a_browser_comes_back_twice() {
     let again = world.get(&format!("/sns/oauth2/access_token?{query}")).await;
     assert_eq!((again.errcode(), begin.elapsed().as_secs()), (40163, 0));
     let log = world.sim.calls().log;
-    let traded: Vec<_> = log.iter().filter(|call| call.code == log[log.len() - 1].code).collect();
-    assert_eq!(traded.len(), 2);
+    let of_code = log.iter().filter(|call| call.code == log[log.len() - 1].code);
+    let outcomes: Vec<_> = of_code.map(|call| call.errcode).collect();
+    assert_eq!(outcomes, [Some(40125), Some(0), Some(40163)]);
     assert!(world.sim.set_duplicate_callbacks("wx0", None).is_err());
 }
 

@@ -144,7 +144,7 @@ pub(super) async fn grants(h: &Handles) {
     let wide = grant_row(&app, "o1", Scope::UserInfo, "v1");
     let unionid = Some(UnionId::new("u1"));
     assert!(h.keep(&app, 1, &Kept::Grant(wide.clone(), unionid)).await);
-    assert_eq!(h.grants(&app, "o1").await, [wide.clone()]);
+    assert_eq!(h.grants(&app, "o1").await, std::slice::from_ref(&wide));
     assert_eq!(h.unionid(&app, "o1").await.as_deref(), Some("u1"));
 
     // Scopes are apart; a unionid that is not told is not unlearnt.

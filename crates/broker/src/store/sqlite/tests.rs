@@ -208,7 +208,7 @@ async fn an_older_database_is_brought_up_to_date() {
     }
     for _ in 0..2 {
         let store = open(&path).await;
-        assert_eq!(store.list_apps().await.unwrap(), [row.clone()]);
+        assert_eq!(store.list_apps().await.unwrap(), std::slice::from_ref(&row));
         assert_eq!(store.forget_past_logins(10).await.unwrap(), 0, "the new tables are there");
     }
 }
