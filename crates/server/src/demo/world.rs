@@ -197,6 +197,13 @@ impl World {
         self.sim.advance(by).await.map_err(|err| Failure::new(err.to_string()))
     }
 
+    /// Moves that clock in one step, as for a machine that slept, and waits for what fell due. Many
+    /// days of small steps take long.
+    pub(crate) async fn leap(&self, by: Duration) {
+        self.clock.advance(by);
+        self.broker.settled().await;
+    }
+
     /// What `--json` prints.
     pub(crate) fn as_json(&self) -> Value {
         let app =

@@ -181,15 +181,10 @@ fn nothing(operation: Operation) -> Option<&'static str> {
 fn problems(route: &Route) -> Vec<ProblemType> {
     use ProblemType as P;
     /// What WeChat, or the way to it, does to a call.
-    const CALL: [P; 7] = [
-        P::WeChatForbidden,
-        P::WeChatQuota,
-        P::WeChatRefused,
-        P::WeChatUnreachable,
-        P::WeChatUnreadable,
-        P::WeChatBusy,
-        P::WeChatTimeout,
-    ];
+    const CALL: [P; 5] =
+        [P::WeChatForbidden, P::WeChatQuota, P::WeChatRefused, P::WeChatUnreachable, P::WeChatBusy];
+    /// How an answer gets lost, where that is all that is lost.
+    const LOST: [P; 2] = [P::WeChatUnreadable, P::WeChatTimeout];
     /// What becomes of a code.
     const CODE: [P; 5] =
         [P::WrongAppKind, P::CodeUsed, P::CodeMaybeSpent, P::CodeRefused, P::StoreUnavailable];
@@ -208,7 +203,10 @@ fn problems(route: &Route) -> Vec<ProblemType> {
     }
     match route.operation {
         Operation::ReadToken => kinds.push(P::TokenTooShort),
-        Operation::ReadUser | Operation::ReadUsers | Operation::ListUsers => kinds.extend(CALL),
+        Operation::ReadUser | Operation::ReadUsers | Operation::ListUsers => {
+            kinds.extend(CALL);
+            kinds.extend(LOST);
+        }
         Operation::AuthorizeUrl => kinds.push(P::WrongAppKind),
         Operation::ExchangeCode | Operation::MiniLogin => {
             kinds.extend(CODE);
@@ -220,9 +218,10 @@ fn problems(route: &Route) -> Vec<ProblemType> {
             let own = [P::WrongAppKind, P::Reauthorize, P::RefreshSlow, P::StoreUnavailable];
             kinds.extend(own);
             kinds.extend(CALL);
+            kinds.extend(LOST);
         }
         Operation::MiniDecrypt => {
-            kinds.extend([P::WrongAppKind, P::Undecryptable, P::NoSession, P::StoreUnavailable])
+            kinds.extend([P::WrongAppKind, P::Undecryptable, P::NoSession, P::StoreUnavailable]);
         }
         Operation::MiniCheckSignature => {
             kinds.extend([P::WrongAppKind, P::NoSession, P::StoreUnavailable]);

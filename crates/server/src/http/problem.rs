@@ -214,10 +214,15 @@ impl From<ExchangeError> for Problem {
             )
             .adding(AGAIN)
             .with_wechat(api.code, Some(&api.message), api.rid.as_deref()),
-            ExchangeError::Refused(api) => refused(&api, "code").adding(
-                "The code is of no use any more: once this is put right, let the user authorise \
-                 again.",
-            ),
+            ExchangeError::Refused(api) => {
+                let mut problem = refused(&api, "code").adding(
+                    "The code is of no use any more: once this is put right, let the user \
+                     authorise again.",
+                );
+                // The same request would be told the same.
+                problem.more.retry_after = None;
+                problem
+            }
             ExchangeError::Unreachable(err) => unanswered(&err)
                 .adding("The code was not sent, so it is unspent: send the same request again.")
                 .retry_after(Duration::from_secs(2)),

@@ -60,7 +60,7 @@ async fn the_lines_about_logins_work_as_pasted() {
         "\"state\":\"live\"",
         "\"now\"",
         "\"nickname\":\"小雨",
-        "\"now\"",
+        "{}",
         "problem:reauthorize",
         "\"is_snapshotuser\":true",
         "204",

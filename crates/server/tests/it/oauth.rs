@@ -184,6 +184,7 @@ async fn what_wechat_says_of_a_code_becomes_a_problem() {
         let problem = answer.check_problem(kind);
         assert_eq!(problem["wechat"]["errcode"], code, "{problem}");
         assert!(problem["detail"].as_str().unwrap().contains("authorise again"), "{problem}");
+        assert_eq!(answer.header("retry-after"), None);
         world.sim.remove_fault(fault);
         // The code is gone, whatever was wrong: its repeat is told the same.
         let calls = world.calls(EXCHANGE);

@@ -116,9 +116,10 @@ impl Walk<'_> {
         let [shop, _] = &self.world.apps;
         self.story.step(
             "Thirty-one days later the user has to authorise again",
-            "A refresh token lives for 30 days from the authorisation, and no renewal prolongs it.",
+            "A refresh token lives for 30 days from the authorisation, and no renewal prolongs it. The\n\
+             days pass at once, as for a machine that slept.",
         )?;
-        self.world.advance(31 * DAY).await?;
+        self.world.leap(31 * DAY).await;
         let over = self.profile(shop).await?;
         let url = over.text("authorize_url").to_owned();
         let code = self.visit(&url, STRANGER, over.text("state")).await?;

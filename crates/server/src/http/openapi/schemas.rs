@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Operation, ProblemType};
 
 /// An id of a session, in examples.
-const SESSION: &str = "ms_J3kq9Yv0Z8tTn2bXw5rJ7mLd1cHf6gPs9AkQ3Yv0Z8t";
+const SESSION: &str = "ms_J3kq9Yv0Z8tTn2bXw5rJ7mLd1cHf6gPs";
 
 /// An address of WeChat's page, in examples.
 const AUTHORIZE_URL: &str = "https://open.weixin.qq.com/connect/oauth2/authorize?appid=wx0123456789abcdef\
