@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod grants;
 mod kill;
+mod kill_logins;
 mod listener;
 mod loops;
 mod malformed;
