@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod demo;
 mod grants;
+mod guide;
 mod kill;
 mod kill_logins;
 mod listener;
