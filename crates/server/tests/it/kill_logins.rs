@@ -127,8 +127,13 @@ async fn a_kill_loses_no_login_and_no_grant_and_repeats_no_code() {
 async fn after_a_kill(server: &Server, key: &str, login: &Login) -> Value {
     let path = format!("/v1/apps/{APP}/oauth/exchange");
     let other = json!({"code": login.code, "binding": "another cookie"});
-    let (status, first) = server.post(&path, key, &login.body()).await;
-    // The claim of a server that died is waited for until its deadline.
+    // The claim of a server that died is waited for until its deadline, longer than a caller here
+    // waits for an answer.
+    let answered = eventually(Duration::from_secs(60), || async {
+        let (status, answer) = server.post(&path, key, &login.body()).await;
+        (status != 0).then_some((status, answer))
+    });
+    let (status, first) = answered.await.expect("an answer");
     let maybe_spent =
         status == 409 && first["type"].as_str().unwrap().ends_with("code-maybe-spent");
     assert!(status == 200 || maybe_spent, "{status} {first}");
