@@ -182,7 +182,7 @@ impl Broker {
     }
 
     /// Forgets all that we hold of a user: grants, profile, unionid, sessions. `false`: there was
-    /// nothing.
+    /// nothing. A login that is under way ends after it, and is kept.
     pub async fn forget_user(
         &self,
         entry: &Arc<AppEntry>,

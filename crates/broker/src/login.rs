@@ -124,8 +124,8 @@ pub enum ExchangeError {
 }
 
 impl Broker {
-    /// The page to send a user's browser to. Remembers the redirect URI for users of this key who
-    /// have to authorise again.
+    /// The page to send a user's browser to. Remembers the redirect URI, in this process, for users
+    /// of this key who have to authorise again.
     pub fn authorize_url(
         &self,
         entry: &Arc<AppEntry>,
