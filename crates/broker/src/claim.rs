@@ -3,30 +3,31 @@
 //! Whoever brings a code claims it in the store before anything is sent. The claim has one owner
 //! for ever, so no process needs to know which others live: a claim that its owner has not settled
 //! by its deadline belongs to a process that died, and then nobody knows whether the code is
-//! spent. Only when no byte was sent the claim is taken back, as if it had never been.
+//! spent. Only when no byte was sent to WeChat the claim is taken back, as if it had never been.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use wechat::{AuthCode, OpenId, UnionId};
+use wechat::{AppId, AuthCode, OpenId, TransportError, UnionId};
 
 use crate::{
     AppEntry, Broker, ExchangeError, Proof,
     app::App,
     key::ClientKey,
     random::random_word,
+    slot::SET_BACK,
     store::{Claim, Kept, OUTCOME_KEPT, Place, StoreError, StoreResult},
 };
 
 /// Beyond WeChat's answer, the owner of a claim needs so long at most to store it.
 const TO_SETTLE: Duration = Duration::from_secs(10);
-/// How often those who wait for a claim of another process look at it.
+/// How often a process that waits for a claim of another one looks at it.
 const LOOK: Duration = Duration::from_millis(250);
 /// A store that is away is waited for so long with what WeChat has answered.
 const HOLD_ON: Duration = Duration::from_secs(300);
 
 /// What an exchange gave, as it is told again. Kept sealed.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     /// A user of a web authorisation.
@@ -45,17 +46,32 @@ pub(crate) enum Outcome {
     Lost { reason: String },
 }
 
+/// What the exchange of a code came to: what is told again, and what is kept. The one error is that
+/// nothing was sent; whatever goes wrong later is no reason to bring the code again.
+pub(crate) type Exchanged = Result<(Outcome, Kept), TransportError>;
+
+/// A code as it was brought, and by whom: those who bring it with the same proof at the same time
+/// wait for one piece of work.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Brought {
+    app: AppId,
+    /// Keyed hash of the code.
+    code: [u8; 32],
+    client: String,
+    /// Keyed hash of what proves a repeat. Without any, `alone` makes every one another.
+    proof: Option<[u8; 32]>,
+    alone: Option<String>,
+}
+
 impl Outcome {
-    /// What a failed exchange comes to. An error: nothing was sent, so nothing has come of it.
-    pub(crate) fn of(error: wechat::Error) -> Result<Self, ExchangeError> {
+    /// What a failed exchange comes to.
+    pub(crate) fn of(error: wechat::Error) -> Result<Self, TransportError> {
         match error {
             wechat::Error::Api(error) => {
                 let wechat::ApiError { code, message, rid, refused_ip } = error;
                 Ok(Self::Refused { code, message, rid, refused_ip })
             }
-            wechat::Error::Transport(error) if !error.sent => {
-                Err(ExchangeError::Unreachable(error))
-            }
+            wechat::Error::Transport(error) if !error.sent => Err(error),
             lost @ (wechat::Error::Transport(_) | wechat::Error::Protocol(_)) => {
                 Ok(Self::Lost { reason: lost.to_string() })
             }
@@ -75,14 +91,12 @@ impl Outcome {
     }
 }
 
-/// What the exchange of a code came to: what is told again, and what is kept.
-pub(crate) type Exchanged = Result<(Outcome, Kept), ExchangeError>;
-
 impl Broker {
     /// Exchanges a code by `exchange`, unless it was claimed before: then the outcome of that
     /// claim, if the proof shows that it was made by the same one.
     ///
-    /// The exchange has a task of its own, which a caller that goes away does not cancel.
+    /// All of it is a task of its own, from before the claim on: a caller that goes away leaves
+    /// nothing half done.
     pub(crate) async fn exchange_once<F>(
         &self,
         entry: &Arc<AppEntry>,
@@ -95,67 +109,88 @@ impl Broker {
         F: Future<Output = Exchanged> + Send + 'static,
     {
         let app = Arc::clone(&entry.app());
-        let hash = self.0.hasher.hash(&format!("code/{}", code.expose()));
         let proof = self.hash_of_proof(proof);
+        let brought = Brought {
+            app: app.id.clone(),
+            code: self.0.hasher.hash(&format!("code/{}", code.expose())),
+            client: key.id.clone(),
+            proof,
+            alone: proof.is_none().then(random_word::<12>),
+        };
+        let (broker, work) = (self.clone(), brought.clone());
+        let work = async move { broker.claim_and_exchange(&work, app, exchange).await };
+        let joined = self.0.exchanges.join(&self.0.tasks, brought, work);
+        match tokio::time::timeout(self.patience() + TO_SETTLE, joined).await {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => Err(ExchangeError::MaybeSpent("the exchange died".to_owned())),
+            Err(_) => Err(StoreError::Unavailable(
+                "what WeChat answered is not stored yet; the same request gets it once it is"
+                    .to_owned(),
+            )
+            .into()),
+        }
+    }
+
+    /// How long after a claim its owner has settled it, unless the owner died.
+    fn patience(&self) -> Duration {
+        self.0.wechat.exchange_budget() + TO_SETTLE
+    }
+
+    async fn claim_and_exchange<F>(
+        &self,
+        brought: &Brought,
+        app: Arc<App>,
+        exchange: impl FnOnce(Self, Arc<App>) -> F + Send,
+    ) -> Result<Outcome, ExchangeError>
+    where
+        F: Future<Output = Exchanged> + Send,
+    {
+        let Brought { code, client, proof, .. } = brought;
         loop {
             let now = self.now();
             let claim = Claim {
                 app: app.id.clone(),
-                code: hash,
-                client: key.id.clone(),
-                proof,
+                code: *code,
+                client: client.clone(),
+                proof: *proof,
                 owner: random_word::<12>(),
                 claimed_at: now,
-                deadline: now + self.0.wechat.exchange_budget() + TO_SETTLE,
+                deadline: now + self.patience(),
                 settled_at: None,
                 outcome: None,
             };
-            match self.0.store.claim_code(&claim).await? {
-                None => return self.exchange_as_owner(claim, app, exchange).await,
-                Some(claimed) => {
-                    let same = claimed.client == key.id && claimed.proof == proof;
-                    if !same || proof.is_none() {
-                        self.0.counters.codes_used.add();
-                        return Err(ExchangeError::CodeUsed);
-                    }
-                    if let Some(outcome) = self.outcome_of(&claimed).await? {
-                        self.0.counters.exchanges_repeated.add();
-                        return Ok(outcome);
-                    }
-                }
+            let Some(claimed) = self.0.store.claim_code(&claim).await? else {
+                return self.exchange_as_owner(&claim, app, exchange).await;
+            };
+            let same = claimed.client == *client && claimed.proof == *proof;
+            if !same || proof.is_none() {
+                self.0.counters.codes_used.add();
+                return Err(ExchangeError::CodeUsed);
+            }
+            if let Some(outcome) = self.outcome_of(&claimed).await? {
+                self.0.counters.exchanges_repeated.add();
+                return Ok(outcome);
             }
         }
     }
 
     async fn exchange_as_owner<F>(
         &self,
-        claim: Claim,
+        claim: &Claim,
         app: Arc<App>,
-        exchange: impl FnOnce(Self, Arc<App>) -> F + Send + 'static,
+        exchange: impl FnOnce(Self, Arc<App>) -> F,
     ) -> Result<Outcome, ExchangeError>
     where
-        F: Future<Output = Exchanged> + Send + 'static,
+        F: Future<Output = Exchanged>,
     {
-        let patience = self.0.wechat.exchange_budget() + 2 * TO_SETTLE;
-        let broker = self.clone();
-        let task = self.0.tasks.spawn(async move {
-            broker.0.counters.exchanges.add();
-            let exchanged = exchange(broker.clone(), app).await;
-            let settled = match exchanged {
-                Ok((outcome, kept)) => broker.settle(&claim, outcome, kept).await,
-                Err(unsent) => broker.give_up(&claim).await.and(Err(unsent)),
-            };
-            broker.0.claims_settled.notify_waiters();
-            settled
-        });
-        match tokio::time::timeout(patience, task).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(died)) => Err(ExchangeError::MaybeSpent(died.to_string())),
-            Err(_) => Err(StoreError::Unavailable(
-                "what WeChat answered is not stored yet; the same request gets it once it is"
-                    .to_owned(),
-            )
-            .into()),
+        self.0.counters.exchanges.add();
+        match exchange(self.clone(), app).await {
+            Ok((outcome, kept)) => self.settle(claim, outcome, kept).await,
+            Err(unsent) => {
+                let Claim { app, code, owner, .. } = claim;
+                self.patiently(|| self.0.store.give_up_claim(app, code, owner)).await?;
+                Err(ExchangeError::Unreachable(unsent))
+            }
         }
     }
 
@@ -200,24 +235,18 @@ impl Broker {
         Ok(found.is_some_and(|found| found.owner == claim.owner && found.settled_at.is_some()))
     }
 
-    async fn give_up(&self, claim: &Claim) -> Result<(), ExchangeError> {
-        let Claim { app, code, owner, .. } = claim;
-        self.patiently(|| self.0.store.give_up_claim(app, code, owner)).await?;
-        Ok(())
-    }
-
-    /// The outcome of a claim, waiting for its owner. `None`: the claim was taken back.
+    /// The outcome of another's claim, waiting for its owner. `None`: the claim was taken back.
     async fn outcome_of(&self, claimed: &Claim) -> Result<Option<Outcome>, ExchangeError> {
+        // By our own time too: the store's may be set back meanwhile.
+        let enough = tokio::time::Instant::now() + self.patience();
         loop {
-            // Listening before looking, so that nothing is missed in between.
-            let mut news = pin!(self.0.claims_settled.notified());
-            news.as_mut().enable();
             let found = self.0.store.find_claim(&claimed.app, &claimed.code).await?;
             let Some(claim) = found.filter(|found| found.owner == claimed.owner) else {
                 return Ok(None);
             };
+            let now = self.now();
             match (claim.settled_at, &claim.outcome) {
-                (Some(at), Some(outcome)) if self.now() < at + OUTCOME_KEPT => {
+                (Some(at), Some(outcome)) if at <= now + SET_BACK && now < at + OUTCOME_KEPT => {
                     let place = Place::Outcome(claim.app.clone(), claim.code);
                     let text = self.open_sealed(&place, outcome)?;
                     let outcome = serde_json::from_str(&text)
@@ -225,14 +254,16 @@ impl Broker {
                     return Ok(Some(outcome));
                 }
                 (Some(_), _) => return Err(ExchangeError::CodeUsed),
-                (None, _) if claim.deadline <= self.now() => {
-                    let reason = "who was exchanging it died".to_owned();
-                    return Err(ExchangeError::MaybeSpent(reason));
+                (None, _) => {
+                    let of_another_time = claim.claimed_at > now + SET_BACK;
+                    let over = claim.deadline <= now || enough <= tokio::time::Instant::now();
+                    if over || of_another_time {
+                        let reason = "who was exchanging it died".to_owned();
+                        return Err(ExchangeError::MaybeSpent(reason));
+                    }
                 }
-                (None, _) => {}
             }
-            // It ends early when the owner is in this process.
-            let _ = tokio::time::timeout(LOOK, news).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -254,26 +285,31 @@ impl Broker {
         }
     }
 
-    /// The unionid to tell: the one that WeChat told, else the one that is remembered.
+    /// The unionid to tell: the one that WeChat told, else the one that is remembered. What cannot
+    /// be read is not told, and no reason to lose the login.
     pub(crate) async fn known_unionid(
         &self,
         app: &App,
         openid: &OpenId,
         told: Option<&UnionId>,
-    ) -> StoreResult<Option<UnionId>> {
-        match told {
-            Some(told) => Ok(Some(told.clone())),
-            None => self.patiently(|| self.0.store.unionid(&app.id, openid)).await,
+    ) -> Option<UnionId> {
+        if told.is_some() {
+            return told.cloned();
         }
+        let known = self.patiently(|| self.0.store.unionid(&app.id, openid)).await;
+        known.unwrap_or_else(|err| {
+            tracing::warn!(app.id = %app.id, error = %err, "{}: a unionid cannot be read", app.id);
+            None
+        })
     }
 
     fn hash_of_proof(&self, proof: Proof<'_>) -> Option<[u8; 32]> {
-        match proof {
-            Proof::None => None,
-            Proof::Binding(value) => Some(self.0.hasher.hash(&format!("binding/{value}"))),
-            Proof::IdempotencyKey(key) => {
-                Some(self.0.hasher.hash(&format!("idempotency-key/{key}")))
-            }
-        }
+        let (kind, value) = match proof {
+            Proof::None => return None,
+            Proof::Binding(value) => ("binding", value),
+            Proof::IdempotencyKey(value) => ("idempotency-key", value),
+        };
+        // An empty one proves nothing.
+        (!value.is_empty()).then(|| self.0.hasher.hash(&format!("{kind}/{value}")))
     }
 }

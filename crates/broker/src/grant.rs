@@ -58,14 +58,14 @@ pub struct GrantView {
 pub struct Ended {
     /// When we heard.
     pub at: Timestamp,
-    /// 40030, 42002 or 42007.
+    /// 40030 (or 40029), 42002 or 42007.
     pub errcode: i64,
 }
 
 /// How a profile is wanted.
 #[derive(Clone, Debug, Default)]
 pub struct ProfileQuery {
-    /// The language of names of places.
+    /// The language of names of places; Chinese as in China, if none is wanted.
     pub lang: Option<Lang>,
     /// From WeChat, even if a profile of less than [`PROFILE_LIFE`] is here.
     pub fresh: bool,
@@ -118,6 +118,12 @@ const RENEWABLE: Duration = Duration::from_secs(30 * 86_400);
 /// as its documents say 40029), over (42002), or ended by the user (42007).
 const ENDED: [i64; 4] = [40030, 40029, 42002, 42007];
 
+/// Whether a code at `sns/userinfo` means that the token is of no use: then the renewal tells whether
+/// the grant is over.
+fn ends_token(errcode: i64) -> bool {
+    INVALID_TOKEN.contains(&errcode) || errcode == 42007
+}
+
 /// The tokens of a grant, as they are sealed.
 #[derive(Serialize, Deserialize)]
 struct Tokens {
@@ -126,7 +132,8 @@ struct Tokens {
 }
 
 /// What became of a grant that was to be renewed.
-enum Renewed {
+#[derive(Clone)]
+pub(crate) enum Renewed {
     /// It has a token.
     Live(Box<GrantRow>),
     /// It has ended, or is gone.
@@ -144,7 +151,7 @@ impl GrantRow {
     }
 
     /// The profile, if it is young enough and was asked for in this language.
-    fn known_profile(&self, lang: Option<Lang>, now: Timestamp) -> Option<&ProfileRow> {
+    fn known_profile(&self, lang: Lang, now: Timestamp) -> Option<&ProfileRow> {
         let profile = self.profile.as_ref()?;
         let young = profile.fetched_at <= now && now < profile.fetched_at + PROFILE_LIFE;
         (young && profile.lang == lang).then_some(profile)
@@ -175,7 +182,7 @@ impl Broker {
     }
 
     /// Forgets all that we hold of a user: grants, profile, unionid, sessions. `false`: there was
-    /// nothing.
+    /// nothing. A login that is under way ends after it, and is kept.
     pub async fn forget_user(
         &self,
         entry: &Arc<AppEntry>,
@@ -206,13 +213,13 @@ impl Broker {
         scope_of(&app, None)?;
         let mut rows = self.0.store.grants(&app.id, openid).await?;
         rows.sort_by_key(|row| std::cmp::Reverse(row.id.scope));
-        let now = self.now();
+        let (now, lang) = (self.now(), query.lang.unwrap_or(Lang::ZhCn));
         let usable = |row: &&GrantRow| row.id.scope.reads_profiles() && row.is_live(now);
         for row in rows.iter().filter(usable) {
-            let known = row.known_profile(query.lang, now).filter(|_| !query.fresh);
+            let known = row.known_profile(lang, now).filter(|_| !query.fresh);
             let read = match known {
                 Some(known) => Some(self.open_profile(&row.id, known)?),
-                None => self.read_profile(&app, row.clone(), query.lang).await?,
+                None => self.read_profile(&app, row.clone(), lang).await?,
             };
             if let Some(mut profile) = read {
                 if profile.user.unionid.is_none() {
@@ -230,7 +237,7 @@ impl Broker {
         app: &App,
         issued: &IssuedGrant,
         sent: Timestamp,
-        redirect_uri: Option<String>,
+        (client, redirect_uri): (String, Option<String>),
     ) -> GrantRow {
         let id =
             GrantId { app: app.id.clone(), openid: issued.openid.clone(), scope: issued.scope };
@@ -241,6 +248,7 @@ impl Broker {
             version,
             token_expires_at: sent + issued.expires_in,
             authorised_at: sent,
+            client,
             redirect_uri,
             ended: None,
             profile: None,
@@ -275,32 +283,38 @@ impl Broker {
         Ok(users)
     }
 
-    /// Reads a profile with a grant. A token that WeChat refuses is renewed once. `None`: the
-    /// grant has ended.
+    /// Reads a profile with a grant. A token that is nearly over, or that WeChat refuses, is renewed
+    /// once. `None`: the grant has ended.
     async fn read_profile(
         &self,
         app: &App,
         mut row: GrantRow,
-        lang: Option<Lang>,
+        lang: Lang,
     ) -> Result<Option<Profile>, ProfileError> {
+        let now = self.now();
         let mut renewed = false;
-        loop {
-            let over = row.token_expires_at <= self.now() + NEARLY_OVER;
-            if over && !renewed {
-                renewed = true;
-                match self.renewed(row).await? {
-                    Renewed::Live(now) => row = *now,
-                    Renewed::Over => return Ok(None),
-                }
+        if row.token_expires_at <= now + NEARLY_OVER && now < row.renewable_until() {
+            renewed = true;
+            let lives = now < row.token_expires_at;
+            match self.renewed(&row).await {
+                Ok(Renewed::Live(new)) => row = *new,
+                Ok(Renewed::Over) => return Ok(None),
+                Err(err) if lives => tracing::warn!(
+                    app.id = %app.id,
+                    error = %err,
+                    "{}: a web token is not renewed yet; it is used while it lives",
+                    app.id
+                ),
+                Err(err) => return Err(err),
             }
+        }
+        loop {
             let Some(tokens) = self.open_tokens(&row)? else { return Ok(None) };
             let token = WebToken::new(tokens.access_token);
             let fetched_at = self.now();
-            match self.0.wechat.web_user(&token, &row.id.openid, lang).await {
+            match self.0.wechat.web_user(&token, &row.id.openid, Some(lang)).await {
                 Ok(user) => return self.keep_profile(&row.id, user, lang, fetched_at).await,
-                Err(wechat::Error::Api(error))
-                    if INVALID_TOKEN.contains(&error.code) && !renewed =>
-                {
+                Err(wechat::Error::Api(error)) if ends_token(error.code) && !renewed => {
                     tracing::info!(
                         app.id = %app.id,
                         wechat.errcode = error.code,
@@ -308,8 +322,8 @@ impl Broker {
                         app.id
                     );
                     renewed = true;
-                    match self.renewed(row).await? {
-                        Renewed::Live(now) => row = *now,
+                    match self.renewed(&row).await? {
+                        Renewed::Live(new) => row = *new,
                         Renewed::Over => return Ok(None),
                     }
                 }
@@ -322,7 +336,7 @@ impl Broker {
         &self,
         id: &GrantId,
         user: WebUser,
-        lang: Option<Lang>,
+        lang: Lang,
         fetched_at: Timestamp,
     ) -> Result<Option<Profile>, ProfileError> {
         if user.openid != id.openid {
@@ -332,18 +346,23 @@ impl Broker {
         let text = serde_json::to_string(&user).expect("a profile is plain data");
         let value = self.0.sealer.seal(&Place::Profile(id.clone()).binding(), text.as_bytes());
         let row = ProfileRow { value, lang, fetched_at };
-        // One whose grant has gone meanwhile is told, and not kept.
-        self.0.store.put_profile(id, &row, user.unionid.as_ref()).await?;
+        // One whose grant has gone meanwhile, or that cannot be stored, is told all the same.
+        if let Err(err) = self.0.store.put_profile(id, &row, user.unionid.as_ref()).await {
+            tracing::warn!(app.id = %id.app, error = %err, "{}: a profile was not kept", id.app);
+        }
         Ok(Some(Profile { user, scope: id.scope, fetched_at }))
     }
 
-    /// Renews the web token of a grant, in a task of its own: whoever has asked may go away.
-    async fn renewed(&self, row: GrantRow) -> Result<Renewed, ProfileError> {
-        let broker = self.clone();
-        let task = self.0.tasks.spawn(async move { broker.renew(&row).await });
-        task.await.unwrap_or_else(|died| {
-            Err(StoreError::Unavailable(format!("the renewal died: {died}")).into())
-        })
+    /// Renews the web token of a grant, together with all who want this version of it renewed.
+    async fn renewed(&self, row: &GrantRow) -> Result<Renewed, ProfileError> {
+        let (broker, seen) = (self.clone(), row.clone());
+        let work = async move { broker.renew(&seen).await };
+        let key = (row.id.clone(), row.version.clone());
+        self.0
+            .renewals
+            .join(&self.0.tasks, key, work)
+            .await
+            .unwrap_or_else(|| Err(StoreError::Unavailable("the renewal died".to_owned()).into()))
     }
 
     /// One at a time for each grant, in all processes. What another one does meanwhile is what was
@@ -453,7 +472,9 @@ impl Broker {
             (Some(_), None) => "the user has let the app know the openid only (snsapi_base)",
             (Some(_), Some(_)) => "the user's authorisation has ended",
         };
-        let stored = wide.or(rows.first()).and_then(|row| row.redirect_uri.as_deref());
+        // One service's addresses are not another's.
+        let stored = wide.or(rows.first()).filter(|row| row.client == key.id);
+        let stored = stored.and_then(|row| row.redirect_uri.as_deref());
         let redirect_uri = query
             .redirect_uri
             .clone()

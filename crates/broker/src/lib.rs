@@ -42,6 +42,7 @@ pub mod seal;
 mod slot;
 pub mod store;
 mod ticket;
+mod together;
 mod token;
 mod user;
 
@@ -57,7 +58,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use clock::{Clock, Timestamp};
-use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use counters::{Counters, Figures};
@@ -73,12 +73,15 @@ pub use ticket::{JssdkConfig, TicketView};
 pub use token::{CredentialStatus, MIN_TTL_CAP, TokenView};
 
 use crate::{
+    claim::{Brought, Outcome},
     directory::Directory,
+    grant::Renewed,
     key::{ClientKey, key_hash},
     login::Redirects,
     schedule::Schedule,
     seal::{Sealed, Sealer, TokenHasher},
-    store::{Place, Shared, Store, StoreResult},
+    store::{GrantId, Place, Shared, Store, StoreResult},
+    together::Together,
 };
 
 /// What a broker is made of.
@@ -114,8 +117,10 @@ struct Inner {
     schedule: Schedule,
     counters: Counters,
     redirects: Redirects,
-    /// Some claim on a code was settled or taken back in this process.
-    claims_settled: Notify,
+    /// Codes that are being exchanged.
+    exchanges: Together<Brought, Result<Outcome, ExchangeError>>,
+    /// Grants that are being renewed, by their version.
+    renewals: Together<(GrantId, String), Result<Renewed, ProfileError>>,
     /// How far the store's time is ahead of our clock, in milliseconds.
     ahead: AtomicI64,
     /// The point of the change log up to which memory is known to be right.
@@ -146,7 +151,8 @@ impl Broker {
             schedule: Schedule::default(),
             counters: Counters::default(),
             redirects: Redirects::default(),
-            claims_settled: Notify::new(),
+            exchanges: Together::default(),
+            renewals: Together::default(),
             ahead: AtomicI64::new(0),
             followed: tokio::sync::Mutex::new(0),
         }));

@@ -19,7 +19,7 @@ use wechat::{
 use crate::{
     AppEntry, Broker,
     app::{App, AppKind},
-    claim::{Exchanged, Outcome},
+    claim::Outcome,
     key::ClientKey,
     random::random_bytes,
     store::{Kept, StoreError},
@@ -43,12 +43,19 @@ pub struct Authorize {
 }
 
 /// Where to send the user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct AuthorizeUrl {
     /// The address of WeChat's page.
     pub url: String,
     /// The state in it.
     pub state: LoginState,
+}
+
+impl fmt::Debug for AuthorizeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address holds the state.
+        f.write_str("AuthorizeUrl([redacted])")
+    }
 }
 
 /// What shows that a repeat comes from who brought the code first.
@@ -84,7 +91,7 @@ pub struct Identity {
     pub scope: Scope,
     /// The user looks at a snapshot of the page: the ids are made up and nothing was kept.
     pub is_snapshot_user: bool,
-    /// When the web token ends that is kept for the user.
+    /// When the web token ends. It is kept for the user, unless the ids are made up.
     pub expires_at: Timestamp,
 }
 
@@ -117,8 +124,8 @@ pub enum ExchangeError {
 }
 
 impl Broker {
-    /// The page to send a user's browser to. Remembers the redirect URI for users of this key who
-    /// have to authorise again.
+    /// The page to send a user's browser to. Remembers the redirect URI, in this process, for users
+    /// of this key who have to authorise again.
     pub fn authorize_url(
         &self,
         entry: &Arc<AppEntry>,
@@ -164,12 +171,12 @@ impl Broker {
         scope_of(&entry.app(), None)?;
         let redirect_uri = redirect_uri.cloned();
         let redirect_uri = redirect_uri.or_else(|| self.0.redirects.last(&entry.app().id, key));
-        let redirect_uri = redirect_uri.map(|uri| uri.as_str().to_owned());
+        let back_to = (key.id.clone(), redirect_uri.map(|uri| uri.as_str().to_owned()));
         let for_wechat = code.clone();
         let exchange = async move |broker: Self, app: Arc<App>| {
             let sent = broker.now();
             match broker.0.wechat.exchange_code(&app.id, &app.secret, &for_wechat).await {
-                Ok(issued) => broker.identity(&app, issued, sent, redirect_uri).await,
+                Ok(issued) => Ok(broker.identity(&app, issued, sent, back_to).await),
                 Err(error) => Ok((Outcome::of(error)?, Kept::Nothing)),
             }
         };
@@ -194,14 +201,14 @@ impl Broker {
         app: &App,
         issued: IssuedGrant,
         sent: Timestamp,
-        redirect_uri: Option<String>,
-    ) -> Exchanged {
+        back_to: (String, Option<String>),
+    ) -> (Outcome, Kept) {
         let expires_at = sent + issued.expires_in;
         let (unionid, kept) = if issued.is_snapshot_user {
             (issued.unionid.clone(), Kept::Nothing)
         } else {
-            let unionid = self.known_unionid(app, &issued.openid, issued.unionid.as_ref()).await?;
-            let row = self.new_grant(app, &issued, sent, redirect_uri);
+            let unionid = self.known_unionid(app, &issued.openid, issued.unionid.as_ref()).await;
+            let row = self.new_grant(app, &issued, sent, back_to);
             (unionid, Kept::Grant(row, issued.unionid.clone()))
         };
         let outcome = Outcome::Identity {
@@ -211,7 +218,7 @@ impl Broker {
             is_snapshot_user: issued.is_snapshot_user,
             expires_at: expires_at.as_millis(),
         };
-        Ok((outcome, kept))
+        (outcome, kept)
     }
 }
 

@@ -12,7 +12,7 @@ use wechat::{AuthCode, MiniSession, OpenId, SessionKey, Undecryptable, UnionId};
 use crate::{
     AppEntry, Broker,
     app::{App, AppKind},
-    claim::{Exchanged, Outcome},
+    claim::Outcome,
     key::ClientKey,
     login::{ExchangeError, Proof, WrongKind},
     random::random_word,
@@ -79,7 +79,7 @@ impl Broker {
             .exchange_js_code(&app.id, &app.secret, &for_wechat)
             .await
         {
-            Ok(session) => broker.session(&app, session).await,
+            Ok(session) => Ok(broker.session(&app, session).await),
             Err(error) => Ok((Outcome::of(error)?, Kept::Nothing)),
         };
         match self.exchange_once(entry, key, js_code, proof, exchange).await?.succeeded()? {
@@ -123,9 +123,9 @@ impl Broker {
     }
 
     /// The session for what WeChat answered.
-    async fn session(&self, app: &App, answered: MiniSession) -> Exchanged {
+    async fn session(&self, app: &App, answered: MiniSession) -> (Outcome, Kept) {
         let MiniSession { session_key, openid, unionid } = answered;
-        let known = self.known_unionid(app, &openid, unionid.as_ref()).await?;
+        let known = self.known_unionid(app, &openid, unionid.as_ref()).await;
         let session = format!("ms_{}", random_word::<24>());
         let id = self.session_hash(&session);
         let place = Place::SessionKey(app.id.clone(), id);
@@ -142,7 +142,7 @@ impl Broker {
             unionid: known.map(|unionid| unionid.as_str().to_owned()),
             expires_at: row.expires_at.as_millis(),
         };
-        Ok((outcome, Kept::Session(row, unionid)))
+        (outcome, Kept::Session(row, unionid))
     }
 
     async fn find_session(

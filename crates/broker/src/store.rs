@@ -20,10 +20,12 @@ mod logins;
 mod memory;
 mod sqlite;
 
-use async_trait::async_trait;
-use clock::Timestamp;
 use std::time::Duration;
-use wechat::AppId;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use clock::Timestamp;
+use wechat::{AppId, OpenId};
 
 pub use logins::{
     CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, Logins, OUTCOME_KEPT, ProfileRow,
@@ -171,14 +173,19 @@ impl Place {
             Self::Own(name) => format!("own/{name}"),
             Self::Outcome(app, code) => format!("outcome/{app}/{}", hex(code)),
             Self::Tokens(GrantId { app, openid, scope }, version) => {
-                format!("tokens/{app}/{}/{}/{version}", openid.as_str(), scope.as_str())
+                format!("tokens/{app}/{}/{}/{version}", pseudonym(openid), scope.as_str())
             }
             Self::Profile(GrantId { app, openid, scope }) => {
-                format!("profile/{app}/{}/{}", openid.as_str(), scope.as_str())
+                format!("profile/{app}/{}/{}", pseudonym(openid), scope.as_str())
             }
             Self::SessionKey(app, id) => format!("session-key/{app}/{}", hex(id)),
         }
     }
+}
+
+/// Stands for a user where an openid would be seen: a binding is told when its value does not open.
+fn pseudonym(openid: &OpenId) -> String {
+    hex(digest(&SHA256, openid.as_str().as_bytes()).as_ref())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -7,7 +7,7 @@ use clock::Timestamp;
 use wechat::{AppId, Lang, OpenId, Scope, UnionId};
 
 use super::StoreResult;
-use crate::{audit::AuditEntry, seal::Sealed};
+use crate::{audit::AuditEntry, seal::Sealed, slot::SET_BACK};
 
 /// A claim on a code is remembered for so long, far beyond the code's life: addresses with a code
 /// in them are shared and kept, and none of them shall lead to a call.
@@ -67,6 +67,8 @@ pub struct GrantRow {
     pub token_expires_at: Timestamp,
     /// When the user authorised.
     pub authorised_at: Timestamp,
+    /// The id of the client key that brought the code.
+    pub client: String,
     /// Where the user came back to, and would come back to.
     pub redirect_uri: Option<String>,
     /// When WeChat said that the grant has ended, and by which errcode.
@@ -75,13 +77,22 @@ pub struct GrantRow {
     pub profile: Option<ProfileRow>,
 }
 
+impl GrantRow {
+    /// Whether it goes over one that was authorised at `stored`: two callbacks of a user may be
+    /// settled in another order than they were authorised in.
+    pub(super) fn goes_over(&self, stored: Timestamp, now: Timestamp) -> bool {
+        // One of the future was stored before the clock was set back.
+        stored <= self.authorised_at || stored > now + SET_BACK
+    }
+}
+
 /// A profile as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProfileRow {
     /// The profile, sealed.
     pub value: Sealed,
     /// The language that it was asked for in.
-    pub lang: Option<Lang>,
+    pub lang: Lang,
     /// When WeChat told it.
     pub fetched_at: Timestamp,
 }
@@ -128,8 +139,8 @@ pub trait Logins: Send + Sync {
     async fn give_up_claim(&self, app: &AppId, code: &[u8; 32], owner: &str) -> StoreResult<bool>;
 
     /// Settles a claim as of [`super::Store::now`], and keeps what the exchange left in our hands:
-    /// a grant replaces the one there was, a unionid the one that was known. The claim is settled
-    /// also when its app is gone, and then nothing is kept. `false`: it is settled already, or
+    /// a grant replaces the one there was, unless that is of a later authorisation, and a unionid the
+    /// one that was known. The claim is settled also when its app is gone, and then nothing is kept. `false`: it is settled already, or
     /// another owner's; nothing was written.
     async fn settle_claim(
         &self,

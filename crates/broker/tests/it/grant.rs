@@ -39,6 +39,10 @@ async fn a_profile_is_told_byte_for_byte_and_kept_for_an_hour() {
         assert_eq!(desk.profile(&query).await, Ok(profile.clone()));
         assert_eq!(desk.world.calls(USERINFO), 1);
 
+        let in_chinese = ProfileQuery { lang: Some(Lang::ZhCn), ..ProfileQuery::default() };
+        assert_eq!(desk.profile(&in_chinese).await, Ok(profile), "which is what no wish means");
+        assert_eq!(desk.world.calls(USERINFO), 1);
+
         // Another language and a wish for a fresh one ask WeChat.
         let in_english = ProfileQuery { lang: Some(Lang::En), ..ProfileQuery::default() };
         desk.profile(&in_english).await.unwrap();
@@ -87,6 +91,27 @@ async fn a_live_web_token_is_extended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_web_token_is_used_as_long_as_it_lives() {
+    let desk = with_profile(Backend::Memory).await;
+    let busy = FaultKind::Errcode { code: -1, ip: None, message: None };
+    desk.world.sim.set_fault(Fault::new(busy).on(RENEW));
+    desk.world.pass(secs(7170)).await;
+    desk.fresh_profile().await.unwrap();
+    assert_eq!(desk.world.calls(RENEW), 1);
+    desk.world.pass(secs(40)).await;
+    let failed = desk.fresh_profile().await;
+    assert!(matches!(failed, Err(ProfileError::WeChat(_))), "{failed:?}");
+    // Also in the last minute of one that cannot be renewed any more.
+    desk.world.sim.clear_faults();
+    desk.world.pass(secs(30 * DAY - 7170 - 40 - 60)).await;
+    desk.fresh_profile().await.unwrap();
+    desk.world.pass(secs(7170)).await;
+    desk.fresh_profile().await.unwrap();
+    desk.world.pass(secs(40)).await;
+    reauthorize(desk.fresh_profile().await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_renewal_serves_all_who_wait_in_every_process() {
     for backend in [Backend::Memory, Backend::Sqlite] {
         let desk = with_profile(backend).await;
@@ -129,12 +154,17 @@ async fn a_token_that_wechat_ended_early_is_renewed_once() {
     assert_eq!(desk.fresh_profile().await.unwrap().user.nickname, NICKNAME);
     assert_eq!((desk.world.calls(RENEW), desk.world.calls(USERINFO)), (1, 2));
 
+    // 42007 there too leads to the renewal, which tells that the grant is over.
+    let errcode = |code| FaultKind::Errcode { code, ip: None, message: None };
+    desk.world.sim.set_fault(Fault::new(errcode(42007)).on(USERINFO).times(1));
+    assert_eq!(desk.fresh_profile().await.unwrap().user.nickname, NICKNAME);
+    assert_eq!((desk.world.calls(RENEW), desk.world.calls(USERINFO)), (2, 4));
+
     // One that stays refused is not renewed for ever.
-    let refused = FaultKind::Errcode { code: 40001, ip: None, message: None };
-    desk.world.sim.set_fault(Fault::new(refused).on(USERINFO));
+    desk.world.sim.set_fault(Fault::new(errcode(40001)).on(USERINFO));
     let failed = desk.fresh_profile().await;
     assert!(matches!(failed, Err(ProfileError::WeChat(_))), "{failed:?}");
-    assert_eq!((desk.world.calls(RENEW), desk.world.calls(USERINFO)), (2, 4));
+    assert_eq!((desk.world.calls(RENEW), desk.world.calls(USERINFO)), (3, 6));
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,8 +290,10 @@ async fn who_must_authorise_again_is_told_where() {
     let told = desk.broker().profile(&desk.entry, &desk.key, &none, &query).await;
     assert!(reauthorize(told).unwrap().contains("last.example"));
     let other_key = add_key(desk.broker(), "blog").await;
-    let told = desk.broker().profile(&desk.entry, &other_key, &none, &query).await;
-    assert_eq!(reauthorize(told), None, "one service's addresses are not another's");
+    for openid in [&none, &OpenId::new(OPENID)] {
+        let told = desk.broker().profile(&desk.entry, &other_key, openid, &query).await;
+        assert_eq!(reauthorize(told), None, "one service's addresses are not another's");
+    }
 }
 
 #[tokio::test(start_paused = true)]

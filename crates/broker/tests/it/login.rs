@@ -8,7 +8,7 @@ use broker::{
     audit::Actor,
     store::StoreError,
 };
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use sim::{Fault, FaultKind, Scope};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -171,6 +171,48 @@ async fn a_caller_who_goes_away_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_who_goes_away_at_once_loses_nothing() {
+    for backend in [Backend::Memory, Backend::Sqlite] {
+        let desk = Desk::new(backend).await;
+        let code = desk.code(Scope::Base);
+        // While the claim is being written.
+        assert!(desk.exchange(&code, "b").now_or_never().is_none());
+        let identity = desk.exchange(&code, "b").await.unwrap();
+        assert_eq!((identity.openid.as_str(), desk.world.calls(EXCHANGE)), (OPENID, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_of_a_time_that_was_set_back_is_not_waited_for() {
+    let desk = Desk::new(Backend::Memory).await;
+    let second = desk.world.replica().await;
+    desk.world.sim.set_fault(fault(FaultKind::LatencyAfter { millis: 15_000 }));
+    let code = desk.code(Scope::Base);
+    let repeat = async {
+        desk.world.pass(secs(1)).await;
+        desk.world.memory.set_clock_back(secs(7200));
+        second.broker.ready().await.unwrap();
+        let (entry, begun) = (second.broker.app(APP).unwrap(), tokio::time::Instant::now());
+        let proof = Proof::Binding("b");
+        let answer = second.broker.exchange(&entry, &desk.key, &code, proof, None).await;
+        assert!(begun.elapsed() < secs(60), "{:?}", begun.elapsed());
+        answer
+    };
+    let (first, second) = tokio::join!(desk.exchange(&code, "b"), repeat);
+    assert_eq!(first.unwrap().openid.as_str(), OPENID);
+    assert_eq!(kind_of(&second), "maybe spent");
+    assert_eq!(desk.world.calls(EXCHANGE), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_proof_proves_nothing() {
+    let desk = Desk::new(Backend::Memory).await;
+    let code = desk.code(Scope::Base);
+    desk.exchange(&code, "").await.unwrap();
+    assert_eq!(desk.exchange(&code, "").await, Err(ExchangeError::CodeUsed));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_code_whose_answer_is_lost_is_not_sent_again() {
     for kind in [
         FaultKind::ResetAfter {},
@@ -235,8 +277,12 @@ async fn a_code_that_was_not_sent_may_be_brought_again() {
     let cut_off = cut_off.await.unwrap();
     let entry = cut_off.app(APP).unwrap();
     let code = desk.code(Scope::Base);
-    let unsent = cut_off.exchange(&entry, &desk.key, &code, Proof::Binding("b"), None).await;
-    assert_eq!(kind_of(&unsent), "unreachable");
+    let together =
+        (0..20).map(|_| cut_off.exchange(&entry, &desk.key, &code, Proof::Binding("b"), None));
+    for unsent in join_all(together).await {
+        assert_eq!(kind_of(&unsent), "unreachable");
+    }
+    assert_eq!(cut_off.counters().read().exchanges, 1, "all hear of one try");
     assert_eq!(desk.exchange(&code, "c").await.unwrap().openid.as_str(), OPENID);
 }
 
@@ -261,23 +307,40 @@ async fn what_wechat_answered_waits_for_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_nobody_settles_stays_one() {
-    let desk = Desk::new(Backend::Memory).await;
-    desk.world.sim.set_fault(fault(FaultKind::LatencyAfter { millis: 2_000 }));
-    let code = desk.code(Scope::UserInfo);
-    let away = async {
-        desk.world.pass(secs(1)).await;
-        desk.world.memory.set_reachable(false);
-        // Longer than anybody waits with an answer.
-        desk.world.pass(secs(400)).await;
-        desk.world.memory.set_reachable(true);
-    };
-    let (answer, ()) = tokio::join!(desk.exchange(&code, "b"), away);
-    assert_eq!(kind_of(&answer), "store");
-    for _ in 0..2 {
-        assert_eq!(kind_of(&desk.exchange(&code, "b").await), "maybe spent");
+    for scope in [Scope::Base, Scope::UserInfo] {
+        let desk = Desk::new(Backend::Memory).await;
+        desk.world.sim.set_fault(fault(FaultKind::LatencyAfter { millis: 2_000 }));
+        let code = desk.code(scope);
+        let away = async {
+            desk.world.pass(secs(1)).await;
+            desk.world.memory.set_reachable(false);
+            // Longer than anybody waits with an answer.
+            desk.world.pass(secs(700)).await;
+            desk.world.memory.set_reachable(true);
+        };
+        let (answer, ()) = tokio::join!(desk.exchange(&code, "b"), away);
+        assert_eq!(kind_of(&answer), "store");
+        for _ in 0..2 {
+            assert_eq!(kind_of(&desk.exchange(&code, "b").await), "maybe spent");
+        }
+        assert_eq!(kind_of(&desk.exchange(&code, "c").await), "used");
+        desk.world.pass(secs(700)).await;
+        assert_eq!(kind_of(&desk.exchange(&code, "c").await), "used");
+        assert_eq!(desk.world.calls(EXCHANGE), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unionid_that_cannot_be_read_loses_no_login() {
+    let desk = Desk::new(Backend::Sqlite).await;
+    desk.log_in(Scope::UserInfo).await;
+    let file = rusqlite::Connection::open(desk.world.database()).unwrap();
+    file.execute("UPDATE unionids SET unionid = CAST(x'ff' AS TEXT)", []).unwrap();
+    let code = desk.code(Scope::Base);
+    let identity = desk.exchange(&code, "b").await.unwrap();
+    assert_eq!((identity.openid.as_str(), identity.unionid), (OPENID, None));
     assert_eq!(kind_of(&desk.exchange(&code, "c").await), "used");
-    assert_eq!(desk.world.calls(EXCHANGE), 1);
+    assert_eq!(desk.world.calls(EXCHANGE), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -355,6 +418,7 @@ async fn addresses_fit_the_kind_of_the_app() {
         assert!(one.url.contains(&format!("&scope={right}&state={}", one.state.as_str())));
         assert_eq!(one.state.as_str().len(), 32);
         assert_ne!(one.state, two.state);
+        assert!(!format!("{one:?}").contains(one.state.as_str()));
         assert!(address(Some(wrong)).is_err());
     }
     let desk = Desk::of_kind(Backend::Memory, AppKind::MiniProgram).await;

@@ -195,26 +195,26 @@ async fn read_beside(folder: Arc<Folder>, done: Arc<AtomicBool>) {
 }
 
 /// Chance with a seed that is told when a test fails.
-struct Chance {
+pub(crate) struct Chance {
     seed: u64,
     state: u64,
 }
 
 impl Chance {
     #[expect(clippy::disallowed_methods, reason = "a run is repeated from outside")]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let given = std::env::var(SEED).ok().map(|seed| seed.parse().unwrap());
         let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish() | 1);
         Self { seed, state: seed }
     }
 
-    fn next(&mut self) {
+    pub(crate) fn next(&mut self) {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
     }
 
-    fn below(&self, limit: u64) -> u64 {
+    pub(crate) fn below(&self, limit: u64) -> u64 {
         self.state % limit
     }
 }

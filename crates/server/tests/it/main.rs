@@ -11,6 +11,7 @@ mod demo;
 mod grants;
 mod guide;
 mod kill;
+mod kill_logins;
 mod listener;
 mod loops;
 mod malformed;

@@ -30,6 +30,7 @@ fn grant_row(app: &AppId, openid: &str, scope: Scope, version: &str) -> GrantRow
         tokens: Some(sealed("k1", &format!("tokens of {version}"))),
         token_expires_at: START + HOUR * 2,
         authorised_at: START,
+        client: "key_1".to_owned(),
         redirect_uri: Some("https://a.example/cb?x=1".to_owned()),
         ended: None,
         profile: None,
@@ -46,7 +47,7 @@ fn session_row(app: &AppId, id: u8, openid: &str) -> SessionRow {
     }
 }
 
-fn profile_row(lang: Option<Lang>) -> ProfileRow {
+fn profile_row(lang: Lang) -> ProfileRow {
     ProfileRow { value: sealed("k1", "profile"), lang, fetched_at: START + MINUTE }
 }
 
@@ -164,7 +165,7 @@ pub(super) async fn grants(h: &Handles) {
         ended: Some((START + HOUR, 42007)),
         authorised_at: START + DAY,
         redirect_uri: Some("https://b.example".to_owned()),
-        profile: Some(profile_row(None)),
+        profile: Some(profile_row(Lang::En)),
         ..wide.clone()
     };
     assert!(!put(&ended, "v2").await, "that is the other scope's");
@@ -185,7 +186,7 @@ pub(super) async fn grants(h: &Handles) {
     assert_eq!(h.grants(&app, "o1").await, [base.clone(), stored.clone()]);
 
     // A profile is kept with its grant.
-    let profile = profile_row(Some(Lang::ZhTw));
+    let profile = profile_row(Lang::ZhTw);
     let learn = Some(UnionId::new("u2"));
     let keep = async |id: &GrantId, profile: &ProfileRow| {
         h.store().put_profile(id, profile, learn.as_ref()).await.unwrap()
@@ -198,10 +199,26 @@ pub(super) async fn grants(h: &Handles) {
     assert_eq!(h.unionid(&app, "o1").await.as_deref(), Some("u2"));
 
     // A new authorisation replaces all of the grant of its scope.
-    let again =
-        GrantRow { authorised_at: START + DAY, ..grant_row(&app, "o1", Scope::UserInfo, "v4") };
+    let again = grant_row(&app, "o1", Scope::UserInfo, "v4");
     assert!(h.keep(&app, 3, &Kept::Grant(again.clone(), None)).await);
-    assert_eq!(h.grants(&app, "o1").await, [base, again]);
+    assert_eq!(h.grants(&app, "o1").await, [base.clone(), again.clone()]);
+
+    // One that was authorised before it and comes late does not, but its unionid is learnt.
+    let late = grant_row(&app, "o1", Scope::UserInfo, "v5");
+    let late = GrantRow { authorised_at: START - SECOND, ..late };
+    assert!(h.keep(&app, 4, &Kept::Grant(late, Some(UnionId::new("u3")))).await);
+    assert_eq!(h.grants(&app, "o1").await, [base.clone(), again]);
+    assert_eq!(h.unionid(&app, "o1").await.as_deref(), Some("u3"));
+    // What a clock far ahead has written is no obstacle for ever.
+    let ahead = GrantRow {
+        authorised_at: START + DAY * 99,
+        ..grant_row(&app, "o1", Scope::UserInfo, "v6")
+    };
+    assert!(h.keep(&app, 5, &Kept::Grant(ahead, None)).await);
+    let now =
+        GrantRow { authorised_at: START + DAY * 2, ..grant_row(&app, "o1", Scope::UserInfo, "v7") };
+    assert!(h.keep(&app, 6, &Kept::Grant(now.clone(), None)).await);
+    assert_eq!(h.grants(&app, "o1").await, [base, now]);
 }
 
 pub(super) async fn lists_of_grants(h: &Handles) {
@@ -336,7 +353,7 @@ pub(super) async fn sealing(h: &Handles) {
     let grant = grant_row(&app, "o1", Scope::UserInfo, "v1");
     assert!(h.keep(&app, 1, &Kept::Grant(grant.clone(), None)).await);
     assert!(h.keep(&app, 2, &Kept::Session(session_row(&app, 2, "o1"), None)).await);
-    let profile = ProfileRow { value: sealed("k3", "profile"), ..profile_row(None) };
+    let profile = ProfileRow { value: sealed("k3", "profile"), ..profile_row(Lang::ZhCn) };
     assert!(h.store().put_profile(&grant.id, &profile, None).await.unwrap());
     let open = claim_row(&app, 3, "me", h.now().await);
     assert_eq!(h.store().claim_code(&open).await.unwrap(), None, "it has nothing sealed");
@@ -359,6 +376,10 @@ pub(super) async fn sealing(h: &Handles) {
     assert_eq!(otherwise("k1").await, places[3..4]);
     let bindings: BTreeSet<_> = places.iter().map(|(place, _)| place.binding()).collect();
     assert_eq!(bindings.len(), places.len());
+    assert!(
+        !bindings.iter().any(|binding| binding.contains("o1")),
+        "people read them: {bindings:?}"
+    );
 
     let reseal = async |place: &Place, old: &Sealed, new: &Sealed| {
         h.store().reseal(place, old, new).await.unwrap()

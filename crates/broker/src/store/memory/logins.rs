@@ -86,12 +86,18 @@ impl LoginState {
         }
     }
 
-    fn keep(&mut self, kept: &Kept) {
+    fn keep(&mut self, kept: &Kept, now: Timestamp) {
         match kept {
             Kept::Nothing => {}
             Kept::Grant(row, unionid) => {
                 self.learn(&row.id.app, &row.id.openid, unionid.as_ref());
-                self.grants.insert(row.id.clone(), row.clone());
+                if self
+                    .grants
+                    .get(&row.id)
+                    .is_none_or(|stored| row.goes_over(stored.authorised_at, now))
+                {
+                    self.grants.insert(row.id.clone(), row.clone());
+                }
             }
             Kept::Session(row, unionid) => {
                 self.learn(&row.app, &row.openid, unionid.as_ref());
@@ -147,7 +153,7 @@ impl Logins for MemoryStore {
             claim.settled_at = Some(now);
             claim.outcome = Some(outcome.clone());
             if state.apps.contains_key(app) {
-                state.logins.keep(kept);
+                state.logins.keep(kept, now);
             }
             true
         })

@@ -24,6 +24,7 @@ CREATE TABLE grants (
     tokens BLOB,
     token_expires_at INTEGER NOT NULL,
     authorised_at INTEGER NOT NULL,
+    client TEXT NOT NULL,
     redirect_uri TEXT,
     ended_at INTEGER,
     ended_errcode INTEGER,

@@ -33,15 +33,24 @@ fn columns(sealed: Option<&Sealed>) -> (Option<&str>, Option<&[u8]>) {
 
 impl Write<'_> {
     fn put_grant(&self, row: &GrantRow) -> StoreResult<()> {
+        let stored = rows::first(
+            &self.transaction,
+            "SELECT app, authorised_at FROM grants WHERE app = ?1 AND openid = ?2 AND scope = ?3",
+            [row.id.app.as_str(), row.id.openid.as_str(), row.id.scope.as_str()],
+            rows::authorised_at,
+        )?;
+        if stored.is_some_and(|stored| !row.goes_over(stored, self.now)) {
+            return Ok(());
+        }
         let (tokens_key, tokens) = columns(row.tokens.as_ref());
         let profile = row.profile.as_ref();
         let (profile_key, profile_value) = columns(profile.map(|profile| &profile.value));
         self.execute(
             "INSERT OR REPLACE INTO grants (app, openid, scope, version, tokens_key, tokens, \
-                 token_expires_at, authorised_at, redirect_uri, ended_at, ended_errcode, \
+                 token_expires_at, authorised_at, client, redirect_uri, ended_at, ended_errcode, \
                  profile_key, profile, profile_lang, profile_fetched_at) \
              VALUES (:app, :openid, :scope, :version, :tokens_key, :tokens, \
-                 :token_expires_at, :authorised_at, :redirect_uri, :ended_at, :ended_errcode, \
+                 :token_expires_at, :authorised_at, :client, :redirect_uri, :ended_at, :ended_errcode, \
                  :profile_key, :profile, :profile_lang, :profile_fetched_at)",
             named_params! {
                 ":app": row.id.app.as_str(),
@@ -52,12 +61,13 @@ impl Write<'_> {
                 ":tokens": tokens,
                 ":token_expires_at": row.token_expires_at.as_millis(),
                 ":authorised_at": row.authorised_at.as_millis(),
+                ":client": row.client,
                 ":redirect_uri": row.redirect_uri,
                 ":ended_at": row.ended.map(|(at, _)| at.as_millis()),
                 ":ended_errcode": row.ended.map(|(_, errcode)| errcode),
                 ":profile_key": profile_key,
                 ":profile": profile_value,
-                ":profile_lang": profile.and_then(|it| it.lang).map(wechat::Lang::as_str),
+                ":profile_lang": profile.map(|it| it.lang.as_str()),
                 ":profile_fetched_at": profile.map(|it| it.fetched_at.as_millis()),
             },
         )?;
@@ -268,7 +278,7 @@ impl Logins for SqliteStore {
                     id.scope.as_str(),
                     profile.value.key,
                     profile.value.bytes,
-                    profile.lang.map(wechat::Lang::as_str),
+                    profile.lang.as_str(),
                     profile.fetched_at.as_millis(),
                 ],
             )?;

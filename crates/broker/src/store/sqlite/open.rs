@@ -11,7 +11,7 @@ const MIGRATIONS: [&str; 2] =
     [include_str!("../migrations/0001.sql"), include_str!("../migrations/0002.sql")];
 
 /// As many statements as the store has, and some.
-const CACHED_STATEMENTS: usize = 64;
+const CACHED_STATEMENTS: usize = 128;
 
 /// Opens the connection that reads and writes; makes the file and its tables if need be.
 pub(super) fn open_main(path: &Path, busy: Duration) -> StoreResult<Connection> {

@@ -304,28 +304,36 @@ pub(super) fn claim(row: &Row<'_>) -> StoreResult<Claim> {
 }
 
 pub(super) const GRANT: &str = "SELECT app, openid, scope, version, tokens_key, tokens, \
-     token_expires_at, authorised_at, redirect_uri, ended_at, ended_errcode, profile_key, profile, \
-     profile_lang, profile_fetched_at FROM grants";
+     token_expires_at, authorised_at, client, redirect_uri, ended_at, ended_errcode, profile_key, \
+     profile, profile_lang, profile_fetched_at FROM grants";
 
 pub(super) fn grant(row: &Row<'_>) -> StoreResult<GrantRow> {
     // Openids are personal: the row is named by its app only.
     let columns = Columns { row, table: "grants", name: 1 };
-    let profile = columns.sealed_if_any(11)?.map(|value| {
-        let lang = columns.read::<Option<String>>(13)?;
-        let lang = lang.map(|lang| lang.parse().map_err(|_| columns.unreadable(13))).transpose()?;
-        Ok::<_, StoreError>(ProfileRow { value, lang, fetched_at: columns.time(14)? })
+    let profile = columns.sealed_if_any(12)?.map(|value| {
+        Ok::<_, StoreError>(ProfileRow {
+            value,
+            lang: columns.parse(14)?,
+            fetched_at: columns.time(15)?,
+        })
     });
-    let ended = columns.time_if_any(9)?;
+    let ended = columns.time_if_any(10)?;
     Ok(GrantRow {
         id: columns.grant(0)?,
         version: columns.read(3)?,
         tokens: columns.sealed_if_any(4)?,
         token_expires_at: columns.time(6)?,
         authorised_at: columns.time(7)?,
-        redirect_uri: columns.read(8)?,
-        ended: ended.map(|at| Ok::<_, StoreError>((at, columns.read(10)?))).transpose()?,
+        client: columns.read(8)?,
+        redirect_uri: columns.read(9)?,
+        ended: ended.map(|at| Ok::<_, StoreError>((at, columns.read(11)?))).transpose()?,
         profile: profile.transpose()?,
     })
+}
+
+/// The second column of a query on `grants`.
+pub(super) fn authorised_at(row: &Row<'_>) -> StoreResult<Timestamp> {
+    Columns { row, table: "grants", name: 1 }.time(1)
 }
 
 /// The unionid of a query on all columns of `unionids`.

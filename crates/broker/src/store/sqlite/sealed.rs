@@ -22,7 +22,7 @@ pub(super) const SEALING_KEYS: &str = "SELECT secret_key FROM apps \
 
 /// Sealed values of all tables that are not sealed with one key: the kind of place, up to four
 /// columns that name it, and the value. Two comparisons instead of one inequality let SQLite go by
-/// the index on the key.
+/// the index on the key; for the largest table it needs them apart.
 pub(super) const SEALED_OTHERWISE: &str = "\
      SELECT 'app-secret', app, NULL, NULL, NULL, secret_key, secret FROM apps \
          WHERE secret_key < ?1 OR secret_key > ?1 \
@@ -33,9 +33,13 @@ pub(super) const SEALED_OTHERWISE: &str = "\
      UNION ALL SELECT 'outcome', app, code, NULL, NULL, outcome_key, outcome \
          FROM claims WHERE outcome IS NOT NULL AND outcome_key <> ?1 \
      UNION ALL SELECT 'tokens', app, openid, scope, version, tokens_key, tokens \
-         FROM grants WHERE tokens_key < ?1 OR tokens_key > ?1 \
+         FROM grants WHERE tokens_key < ?1 \
+     UNION ALL SELECT 'tokens', app, openid, scope, version, tokens_key, tokens \
+         FROM grants WHERE tokens_key > ?1 \
      UNION ALL SELECT 'profile', app, openid, scope, NULL, profile_key, profile \
-         FROM grants WHERE profile_key < ?1 OR profile_key > ?1 \
+         FROM grants WHERE profile_key < ?1 \
+     UNION ALL SELECT 'profile', app, openid, scope, NULL, profile_key, profile \
+         FROM grants WHERE profile_key > ?1 \
      UNION ALL SELECT 'session-key', app, id, NULL, NULL, session_key_key, session_key \
          FROM mini_sessions WHERE session_key_key < ?1 OR session_key_key > ?1 \
      LIMIT ?2";

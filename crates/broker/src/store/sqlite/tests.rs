@@ -214,6 +214,25 @@ async fn an_older_database_is_brought_up_to_date() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn sealing_anew_goes_by_the_indexes() {
+    let (_dir, path) = file();
+    drop(open(&path).await);
+    let db = stranger(&path);
+    let sql = format!("EXPLAIN QUERY PLAN {SEALED_OTHERWISE}");
+    let mut statement = db.prepare(&sql).unwrap();
+    let steps = statement.query_map(params!["k1", 10], |row| row.get::<_, String>(3)).unwrap();
+    let steps: Vec<String> = steps.map(Result::unwrap).collect();
+    let searched = |table: &str| {
+        assert!(!steps.iter().any(|step| step.starts_with(&format!("SCAN {table}"))), "{steps:#?}");
+        assert!(
+            steps.iter().any(|step| step.starts_with(&format!("SEARCH {table}"))),
+            "{steps:#?}"
+        );
+    };
+    searched("grants");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_of_something_else_is_refused() {
     let (dir, path) = file();
     stranger(&path).execute_batch("CREATE TABLE apps (id)").unwrap();
