@@ -228,14 +228,20 @@ impl Broker {
     async fn sync_time(&self) -> StoreResult<Timestamp> {
         /// Below this a difference is the time that asking took.
         const NOTICEABLE: Duration = Duration::from_secs(2);
+        let asked = self.0.clock.now();
         let store = self.0.store.now().await?;
-        let ours = self.0.clock.now();
+        // The store read its clock somewhere between asking and hearing: only what lies outside is
+        // a difference, however far ours was moved meanwhile.
+        let ours = store.max(asked).min(self.0.clock.now());
         let ahead = store.as_millis() - ours.as_millis();
         let noticeable = ahead.unsigned_abs() > NOTICEABLE.as_millis() as u64;
         let ahead = if noticeable { ahead } else { 0 };
         let before = self.0.ahead.swap(ahead, Ordering::Relaxed);
         if noticeable && before.abs_diff(ahead) > NOTICEABLE.as_millis() as u64 {
             tracing::warn!(clock.ahead_ms = ahead, "the store's clock differs from ours; using it");
+        }
+        if before != ahead {
+            self.0.schedule.look_again();
         }
         Ok(store)
     }

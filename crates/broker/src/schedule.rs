@@ -48,6 +48,11 @@ impl Schedule {
         }
     }
 
+    /// What time it is has changed: whoever sleeps looks again.
+    pub(crate) fn look_again(&self) {
+        self.moved.notify_waiters();
+    }
+
     /// Waits for the next credential whose time has come and takes it out. Whoever takes one says
     /// [`Schedule::worked`] when done.
     pub(crate) async fn next_due(
@@ -122,7 +127,10 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        sync::atomic::{AtomicI64, Ordering},
+        time::Duration,
+    };
 
     use super::*;
     use crate::credential::CredentialKind;
@@ -145,6 +153,21 @@ mod tests {
         assert_eq!((first, clock.now().as_secs()), (id("early"), 50));
         assert_eq!(schedule.next_due(&clock, || clock.now()).await, id("late"));
         assert_eq!((clock.now().as_secs(), schedule.len()), (100, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_changes_wakes_the_sleeper() {
+        let clock = Clock::following_timers(Timestamp::from_secs(0));
+        let (schedule, ahead) = (Schedule::default(), AtomicI64::new(0));
+        schedule.set(&id("a"), Some(Timestamp::from_secs(7200)));
+        let now = || clock.now().offset_millis(ahead.load(Ordering::Relaxed));
+        let change = async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            ahead.store(7_200_000, Ordering::Relaxed);
+            schedule.look_again();
+        };
+        let (first, ()) = tokio::join!(schedule.next_due(&clock, now), change);
+        assert_eq!((first, clock.now().as_secs()), (id("a"), 10));
     }
 
     #[tokio::test(start_paused = true)]
