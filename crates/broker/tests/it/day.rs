@@ -240,7 +240,7 @@ async fn a_day_with_a_thousand_apps_and_every_fault() {
                 world.sim.foreign_refresh(appid, outside, dice.roll(2) == 0).unwrap();
             }
         }
-        for _ in 0..20 {
+        for _ in 0..10 {
             let (appid, _, entry) = &entries[dice.roll(APPS as u64) as usize];
             log_in(&world, broker, (appid, entry), &key, &mut dice, &mut logins).await;
         }
