@@ -425,12 +425,19 @@ fn svg(text: &str) -> Option<String> {
 }
 
 /// Goes to an address, and to the second if the first has not answered by then.
+///
+/// Where the second follows at once, the script is busy for a moment in between. Without it Chromium
+/// drops the first request before it leaves; a timer instead would lose to an app that answers
+/// sooner, because its page takes the place of this one.
 const GO_TWICE: &str = "\
 const {first, second, after} = document.currentScript.dataset;\
 addEventListener('load', () => {\
 location.assign(first);\
 const again = () => location.assign(second);\
-if (after === '0') again(); else setTimeout(again, Number(after));\
+if (after !== '0') return setTimeout(again, Number(after));\
+const end = performance.now() + 20;\
+while (performance.now() < end);\
+again();\
 });";
 
 /// Watches a scan, and goes on when the phone has decided.

@@ -1,6 +1,7 @@
 //! The simulated WeChat, rule by rule, over real sockets and paused time.
 #![cfg(test)]
 
+mod callbacks;
 mod control;
 mod faults;
 mod grant_rules;

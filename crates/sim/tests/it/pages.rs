@@ -1,20 +1,20 @@
-//! Browsers: consent inside WeChat, QR codes outside, and coming back twice.
+//! Browsers: consent inside WeChat, QR codes outside.
 
-use sim::{AppKind, AppSpec, CallbackMode, DuplicateCallbacks, Scope, Switches, UserSpec};
-use tokio::time::Instant;
+use sim::{AppKind, AppSpec, Scope, Switches, UserSpec};
 
 use crate::harness::{APP, Answer, OTHER, SECRET, World, ask_as, pass};
 
 /// The website app.
-const SITE: &str = "wx5555555555555555";
+pub(crate) const SITE: &str = "wx5555555555555555";
 /// Of a query, in their order.
 type Parameters = Vec<(&'static str, String)>;
 
-const WECHAT: (&str, &str) = ("user-agent", "Mozilla/5.0 (iPhone) MicroMessenger/8.0.50");
-const ENGLISH: (&str, &str) = ("accept-language", "fr,en;q=0.8,zh;q=0.5");
-const CALLBACK: &str = "http%3A%2F%2Flocalhost%3A8080%2Fcb%3Fx%3D1";
+pub(crate) const WECHAT: (&str, &str) =
+    ("user-agent", "Mozilla/5.0 (iPhone) MicroMessenger/8.0.50");
+pub(crate) const ENGLISH: (&str, &str) = ("accept-language", "fr,en;q=0.8,zh;q=0.5");
+pub(crate) const CALLBACK: &str = "http%3A%2F%2Flocalhost%3A8080%2Fcb%3Fx%3D1";
 
-async fn world_with(switches: Switches) -> World {
+pub(crate) async fn world_with(switches: Switches) -> World {
     let world = World::with(switches).await;
     world.sim.add_app(AppSpec::new(APP, SECRET).with_loopback_redirects());
     let mut site = AppSpec::new(SITE, SECRET).with_loopback_redirects();
@@ -29,59 +29,59 @@ async fn world_with(switches: Switches) -> World {
     world
 }
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     world_with(Switches::default()).await
 }
 
-fn authorize(scope: &str) -> String {
+pub(crate) fn authorize(scope: &str) -> String {
     format!(
         "/connect/oauth2/authorize?appid={APP}&redirect_uri={CALLBACK}&response_type=code\
          &scope={scope}&state=abc123"
     )
 }
 
-fn qr_connect() -> String {
+pub(crate) fn qr_connect() -> String {
     format!(
         "/connect/qrconnect?appid={SITE}&redirect_uri={CALLBACK}&response_type=code\
          &scope=snsapi_login&state=abc123"
     )
 }
 
-async fn visit(world: &World, target: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) async fn visit(world: &World, target: &str, headers: &[(&str, &str)]) -> Answer {
     ask_as(world.api, "GET", target, headers, b"").await.unwrap()
 }
 
-async fn submit(world: &World, path: &str, form: &str) -> Answer {
+pub(crate) async fn submit(world: &World, path: &str, form: &str) -> Answer {
     ask_as(world.api, "POST", path, &[], form.as_bytes()).await.unwrap()
 }
 
 /// The value of a hidden field.
-fn ticket(page: &Answer) -> String {
+pub(crate) fn ticket(page: &Answer) -> String {
     let rest = page.text().split_once("name=\"ticket\" value=\"").unwrap().1;
     rest.split('"').next().unwrap().to_owned()
 }
 
 /// The uuid of a page with a QR code.
-fn uuid(page: &Answer) -> String {
+pub(crate) fn uuid(page: &Answer) -> String {
     let rest = page.text().split_once("/connect/l/qrconnect?uuid=").unwrap().1;
     rest.split('"').next().unwrap().to_owned()
 }
 
 /// The code in an address, which is otherwise as expected.
-fn code_in(address: &str) -> String {
+pub(crate) fn code_in(address: &str) -> String {
     let rest = address.strip_prefix("http://localhost:8080/cb?x=1&code=").unwrap();
     rest.strip_suffix("&state=abc123").unwrap().to_owned()
 }
 
 /// The openid that a code is traded for.
-async fn openid_of(world: &World, app: &str, address: &str) -> String {
+pub(crate) async fn openid_of(world: &World, app: &str, address: &str) -> String {
     let code = code_in(address);
     let query = format!("appid={app}&secret={SECRET}&code={code}&grant_type=authorization_code");
     let answer = world.get(&format!("/sns/oauth2/access_token?{query}")).await.json();
     answer["openid"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
-fn check_page(page: &Answer, status: u16) {
+pub(crate) fn check_page(page: &Answer, status: u16) {
     assert_eq!(page.status, status, "{page:?}");
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
     assert_eq!(page.header("cache-control"), Some("no-store"));
@@ -393,76 +393,6 @@ async fn consent_at_once_needs_no_browser() {
     let answer = visit(&world, &authorize("snsapi_base").replace(CALLBACK, path), &[]).await;
     let location = answer.header("location").unwrap();
     assert!(location.starts_with("http://127.0.0.1/%E5%B0%8F?code="), "{location}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_browser_comes_back_twice() {
-    let world = world_with(Switches { auto_consent: true, ..Switches::default() }).await;
-    let twice = async |mode| {
-        let twice = DuplicateCallbacks { count: Some(1), ..DuplicateCallbacks::new(mode) };
-        world.sim.set_duplicate_callbacks(APP, Some(twice)).unwrap();
-        let answer = visit(&world, &authorize("snsapi_base"), &[]).await;
-        let first = answer.header("location").unwrap().to_owned();
-        let second = answer.header("x-sim-second-callback").unwrap().to_owned();
-        let next = visit(&world, &authorize("snsapi_base"), &[]).await;
-        assert_eq!(next.header("x-sim-second-callback"), None, "once was asked for");
-        (first, second)
-    };
-    let (first, second) = twice(CallbackMode::SameCode).await;
-    assert_eq!(first, second);
-    let (first, second) = twice(CallbackMode::NewCode).await;
-    assert_ne!(code_in(&first), code_in(&second));
-    assert_eq!(openid_of(&world, APP, &first).await, "o1");
-    assert_eq!(openid_of(&world, APP, &second).await, "o1");
-
-    let (first, second) = twice(CallbackMode::SlowFirst).await;
-    assert_eq!(first, second);
-    let begin = Instant::now();
-    let refused = format!("/sns/oauth2/access_token?appid={APP}&secret=x&code={}", code_in(&first));
-    assert_eq!(world.get(&refused).await.errcode(), 40125);
-    assert_eq!(begin.elapsed().as_secs(), 0);
-    assert_eq!(openid_of(&world, APP, &first).await, "o1");
-    assert_eq!(begin.elapsed().as_secs(), 15);
-    let code = code_in(&first);
-    let query = format!("appid={APP}&secret={SECRET}&code={code}&grant_type=authorization_code");
-    let begin = Instant::now();
-    let again = world.get(&format!("/sns/oauth2/access_token?{query}")).await;
-    assert_eq!((again.errcode(), begin.elapsed().as_secs()), (40163, 0));
-    let log = world.sim.calls().log;
-    let of_code = log.iter().filter(|call| call.code == log[log.len() - 1].code);
-    let outcomes: Vec<_> = of_code.map(|call| call.errcode).collect();
-    assert_eq!(outcomes, [Some(40125), Some(0), Some(40163)]);
-    assert!(world.sim.set_duplicate_callbacks("wx0", None).is_err());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_real_browser_is_told_both_addresses() {
-    let world = world().await;
-    let twice = DuplicateCallbacks::new(CallbackMode::NewCode);
-    world.sim.set_duplicate_callbacks(APP, Some(twice)).unwrap();
-    for _ in 0..2 {
-        let page = visit(&world, &authorize("snsapi_base"), &[WECHAT]).await;
-        check_page(&page, 200);
-        let address = |name: &str| {
-            let rest = page.text().split_once(&format!(" data-{name}=\"")).unwrap().1;
-            rest.split('"').next().unwrap().replace("&amp;", "&")
-        };
-        assert_ne!(code_in(&address("first")), code_in(&address("second")));
-        assert_eq!(openid_of(&world, APP, &address("second")).await, "o1");
-    }
-    world.sim.set_duplicate_callbacks(APP, None).unwrap();
-    assert_eq!(visit(&world, &authorize("snsapi_base"), &[WECHAT]).await.status, 302);
-    world.sim.set_duplicate_callbacks(APP, Some(twice)).unwrap();
-    world.sim.reset();
-    assert_eq!(visit(&world, &authorize("snsapi_base"), &[WECHAT]).await.status, 302);
-    let page = visit(&world, &authorize("snsapi_userinfo"), &[WECHAT]).await;
-    let qr = visit(&world, &qr_connect(), &[]).await;
-    world.sim.reset();
-    let form = format!("ticket={}&openid=o1&decision=allow", ticket(&page));
-    let answer = submit(&world, "/connect/oauth2/authorize", &form).await;
-    assert_eq!(answer.status, 200, "a reset forgets questions");
-    let status = visit(&world, &format!("/connect/l/qrconnect?uuid={}", uuid(&qr)), &[]).await;
-    assert_eq!(status.text(), r#"{"status":"over"}"#);
 }
 
 #[tokio::test(start_paused = true)]
