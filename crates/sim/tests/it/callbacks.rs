@@ -1,13 +1,13 @@
 //! Where browsers go after consent: to which address, and how often.
 
-use sim::{CallbackMode, DuplicateCallbacks, Switches};
+use sim::{CallbackMode, DuplicateCallbacks, Switches, UserSpec};
 use tokio::time::Instant;
 
 use crate::{
-    harness::{APP, Answer, SECRET, World},
+    harness::{APP, Answer, SECRET},
     pages::{
-        WECHAT, authorize, check_page, code_in, openid_of, qr_connect, submit, ticket, uuid, visit,
-        world, world_with,
+        CALLBACK, WECHAT, authorize, check_page, code_in, openid_of, qr_connect, submit, ticket,
+        uuid, visit, world, world_with,
     },
 };
 
@@ -101,4 +101,70 @@ async fn a_browser_is_impatient_or_asks_twice_at_once() {
         );
         assert!(page.text().contains("while (performance.now() < end);again();"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_escapes_from_an_address() {
+    const HOSTILE: &str =
+        "%23%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E%250d%250a%0d%0ax-evil:1'%26";
+    let world = world().await;
+    let target = authorize("snsapi_base").replace(CALLBACK, &format!("http://127.0.0.1/{HOSTILE}"));
+    let in_header = |code: &str| {
+        let fragment = "#\"><script>alert(1)</script>%0d%0a%0D%0Ax-evil:1'&";
+        format!("http://127.0.0.1/?code={code}&state=abc123{fragment}")
+    };
+    let in_page = |code: &str| {
+        let fragment = "#&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;%0d%0a\u{fffd}\u{fffd}\
+                        x-evil:1&#39;&amp;";
+        format!("http://127.0.0.1/?code={code}&amp;state=abc123{fragment}")
+    };
+    let code_of = |address: &str| {
+        address.split_once("code=").unwrap().1.split('&').next().unwrap().to_owned()
+    };
+    let once = visit(&world, &target, &[WECHAT]).await;
+    let location = once.header("location").unwrap();
+    assert_eq!(location, in_header(&code_of(location)));
+
+    let twice = DuplicateCallbacks::new(CallbackMode::NewCode);
+    world.sim.set_duplicate_callbacks(APP, Some(twice)).unwrap();
+    let page = visit(&world, &target, &[WECHAT]).await;
+    check_page(&page, 200);
+    let text = page.text();
+    let codes = [code_of(&data(&page, "first")), code_of(&data(&page, "second"))];
+    let (first, second) = (in_page(&codes[0]), in_page(&codes[1]));
+    for part in [
+        format!("content=\"2;url={first}\"></noscript>"),
+        format!("<a href=\"{first}\">"),
+        format!(" data-first=\"{first}\" data-second=\"{second}\" data-after=\"0\">"),
+    ] {
+        assert!(text.contains(&part), "{part} in {text}");
+    }
+    assert_eq!(text.matches("<script").count(), 1, "{text}");
+
+    world.sim.set_switches(Switches { auto_consent: true, ..Switches::default() });
+    let answer = visit(&world, &target, &[]).await;
+    for name in ["location", "x-sim-second-callback"] {
+        let address = answer.header(name).unwrap();
+        assert_eq!(address, in_header(&code_of(address)), "{name}");
+    }
+    assert_eq!(answer.header("x-evil"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_escapes_from_an_openid() {
+    const OPENID: &str = "o0\"><script>alert(1)</script>;a=b";
+    let world = world().await;
+    world.sim.add_user(UserSpec::new(APP, OPENID)).unwrap();
+    let page = visit(&world, &authorize("snsapi_userinfo"), &[WECHAT]).await;
+    check_page(&page, 200);
+    let shown = "o0&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;;a=b";
+    let radio = format!("value=\"{shown}\" checked> <bdi></bdi> <code>{shown}</code>");
+    assert!(page.text().contains(&radio), "{}", page.text());
+    let openid = "o0%22%3E%3Cscript%3Ealert%281%29%3C%2Fscript%3E%3Ba%3Db";
+    let form = format!("ticket={}&openid={openid}&decision=allow", ticket(&page));
+    let answer = submit(&world, "/connect/oauth2/authorize", &form).await;
+    let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap();
+    assert_eq!(cookie, format!("sim_openid={openid}"));
+    let again = visit(&world, &authorize("snsapi_base"), &[WECHAT, ("cookie", cookie)]).await;
+    assert_eq!(openid_of(&world, APP, again.header("location").unwrap()).await, OPENID);
 }

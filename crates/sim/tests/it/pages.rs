@@ -228,11 +228,20 @@ async fn a_page_refuses_what_wechat_refuses() {
         query(&move |query| query[place].1.clone_from(&value))
     };
     let long = "a".repeat(129);
+    let far = |length: usize| format!("http://localhost/{}", "a".repeat(length - 17));
+    assert_eq!(visit(&world, &set(1, &far(2_048)), &[WECHAT]).await.status, 302);
     for (target, code, chinese, english) in [
         (set(0, ""), 10012, "appid 不能为空", "appid is empty"),
         (set(0, "wx0"), 10012, "appid 不存在", "No account has this appid"),
         (set(0, SITE), 10016, "请使用公众号的 appid", "one of the Open Platform"),
         (set(1, ""), 10011, "redirect_uri 不能为空", "redirect_uri is empty"),
+        (set(1, &far(2_049)), 10011, "最多 2048 字节", "2048 bytes at most"),
+        (
+            set(1, "http://localhost:99999/"),
+            10003,
+            "与后台配置不一致",
+            "not one that is registered",
+        ),
         (set(1, "http://evil.example/"), 10003, "与后台配置不一致", "not one that is registered"),
         (set(2, "token"), 10005, "参数缺失", "in WeChat's order"),
         (set(3, ""), 10010, "scope 不能为空", "scope is empty"),
@@ -263,6 +272,18 @@ async fn a_page_refuses_what_wechat_refuses() {
     world.sim.set_switches(Switches { strict_parameter_order: false, ..Switches::default() });
     let mixed = query(&|query| query.reverse());
     assert_eq!(visit(&world, &mixed, &[WECHAT]).await.status, 302);
+    world.sim.set_switches(Switches { state_required: false, ..Switches::default() });
+    let stateless = visit(&world, &set(4, ""), &[WECHAT]).await;
+    assert!(stateless.header("location").unwrap().ends_with("&state="), "{stateless:?}");
+    assert_eq!(visit(&world, &query(&|query| query.truncate(4)), &[WECHAT]).await.status, 302);
+    let page = visit(&world, &set(4, "a-b"), &[WECHAT]).await;
+    assert!(page.text().contains("10013"), "{}", page.text());
+    world.sim.set_switches(Switches { authorize_too_frequent: true, ..Switches::default() });
+    let page = visit(&world, &query(&|_| {}), &[WECHAT]).await;
+    assert!(page.text().contains("10009") && page.text().contains("太频繁"), "{}", page.text());
+    assert!(visit(&world, &qr_connect(), &[]).await.text().contains("<svg "));
+
+    world.sim.set_switches(Switches { strict_parameter_order: false, ..Switches::default() });
     world.sim.update_app(APP, |app| app.banned = true).unwrap();
     let page = visit(&world, &mixed, &[WECHAT]).await;
     assert!(page.text().contains("10004"), "{}", page.text());
@@ -374,6 +395,65 @@ async fn a_phone_denies_or_is_late() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_test_account_is_for_its_followers() {
+    let world = world().await;
+    world.sim.add_user(UserSpec::new(APP, "o2").not_following()).unwrap();
+    let visit_as = async |openid: &str, scope: &str| {
+        let answer = visit(&world, &authorize(scope), &[WECHAT, ("x-sim-openid", openid)]).await;
+        if scope == "snsapi_base" {
+            return answer;
+        }
+        let form = format!("ticket={}&openid={openid}&decision=allow", ticket(&answer));
+        submit(&world, "/connect/oauth2/authorize?lang=en", &form).await
+    };
+    for scope in ["snsapi_base", "snsapi_userinfo"] {
+        assert_eq!(visit_as("o2", scope).await.status, 302, "official accounts are for everybody");
+    }
+    world.sim.update_app(APP, |app| app.kind = AppKind::Test).unwrap();
+    for (scope, text) in [("snsapi_base", "请先关注"), ("snsapi_userinfo", "follow it first")] {
+        assert_eq!(visit_as("o1", scope).await.status, 302);
+        let page = visit_as("o2", scope).await;
+        check_page(&page, 200);
+        assert!(page.text().contains("10006") && page.text().contains(text), "{}", page.text());
+        assert_eq!(page.header("set-cookie"), None);
+    }
+    world.sim.set_switches(Switches { auto_consent: true, ..Switches::default() });
+    let page = visit(&world, &authorize("snsapi_base"), &[("x-sim-openid", "o2")]).await;
+    assert!(page.text().contains("10006"), "{}", page.text());
+    assert_eq!(visit(&world, &authorize("snsapi_base"), &[]).await.status, 302);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_phones_the_first_decides() {
+    let world = world().await;
+    for (first, stage) in [("allow", "confirmed"), ("deny", "denied")] {
+        let uuid = uuid(&visit(&world, &qr_connect(), &[]).await);
+        let mut tickets = Vec::new();
+        for _ in 0..2 {
+            let phone = visit(&world, &format!("/connect/confirm?uuid={uuid}"), &[]).await;
+            tickets.push(ticket(&phone));
+        }
+        assert_ne!(tickets[0], tickets[1]);
+        let form = format!("ticket={}&openid=o2&decision={first}", tickets[0]);
+        assert_eq!(submit(&world, "/connect/confirm", &form).await.status, 200);
+        let wait = format!("/connect/qrconnect/wait?uuid={uuid}");
+        let before = visit(&world, &wait, &[]).await;
+        let form = format!("ticket={}&openid=o1&decision=allow", tickets[1]);
+        let second = submit(&world, "/connect/confirm", &form).await;
+        check_page(&second, 200);
+        assert!(second.text().contains("页面已失效"), "{}", second.text());
+        let status = visit(&world, &format!("/connect/l/qrconnect?uuid={uuid}"), &[]).await;
+        assert_eq!(status.json()["status"], stage);
+        let after = visit(&world, &wait, &[]).await;
+        assert_eq!(after.header("location"), before.header("location"), "{first}");
+        assert_eq!(after.header("location").is_some(), first == "allow");
+        if let Some(location) = after.header("location") {
+            assert_eq!(openid_of(&world, SITE, location).await, "o2");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn consent_at_once_needs_no_browser() {
     let world = world_with(Switches { auto_consent: true, ..Switches::default() }).await;
     for (target, app) in
@@ -400,8 +480,24 @@ async fn other_pages_and_methods_do_not_exist() {
     let world = world().await;
     check_page(&visit(&world, "/connect/nothing?x=%3Cb%3E", &[]).await, 404);
     check_page(&submit(&world, "/connect/qrconnect", "").await, 405);
-    let answer = ask_as(world.api, "HEAD", &qr_connect(), &[], b"").await.unwrap();
-    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    world.sim.set_switches(Switches { auto_consent: true, ..Switches::default() });
+    for (target, status) in [
+        (authorize("snsapi_base").as_str(), 405),
+        (&qr_connect(), 405),
+        ("/connect/confirm?uuid=x", 405),
+        ("/connect/qrconnect/wait?uuid=x", 200),
+        ("/connect/l/qrconnect?uuid=x", 200),
+        ("/connect/act-as-wechat?to=%2Fconnect%2Foauth2%2Fauthorize", 302),
+    ] {
+        let answer = ask_as(world.api, "HEAD", target, &[WECHAT], b"").await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (status, 0), "{target}");
+        assert!(!answer.head.contains("code="), "{}", answer.head);
+    }
+    world.sim.set_switches(Switches::default());
+    let uuid = uuid(&visit(&world, &qr_connect(), &[]).await);
+    ask_as(world.api, "HEAD", &format!("/connect/confirm?uuid={uuid}"), &[], b"").await.unwrap();
+    let status = visit(&world, &format!("/connect/l/qrconnect?uuid={uuid}"), &[]).await;
+    assert_eq!(status.text(), r#"{"status":"waiting"}"#);
     assert_eq!(world.sim.calls().log, [], "pages are no calls");
     let code = world.sim.issue_code(APP, "o1", Scope::Base, false).unwrap();
     assert!(code.len() == 32 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
