@@ -5,6 +5,7 @@ mod callbacks;
 mod control;
 mod faults;
 mod grant_rules;
+mod guide;
 mod harness;
 mod mini;
 mod pages;
