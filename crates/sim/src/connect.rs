@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clock::Timestamp;
 use http::Uri;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     app::{AppKind, UserSpec},
@@ -13,12 +12,11 @@ use crate::{
     rng::Rng,
     shelf::Shelf,
     sns::may_ask,
-    state::State,
+    state::{App, State},
 };
 
 /// How the browser in WeChat comes back twice from one authorisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallbackMode {
     /// Twice at the same address, with the same code.
     SameCode,
@@ -50,6 +48,9 @@ impl DuplicateCallbacks {
 }
 
 /// A page that asks for an authorisation.
+///
+/// WeChat wants `#wechat_redirect` behind its address. Browsers keep that to themselves, so that no
+/// server can see whether it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
     /// `/connect/oauth2/authorize`, in WeChat's own browser.
@@ -232,7 +233,8 @@ impl State {
         let redirect_uri = find("redirect_uri").ok_or(NO_REDIRECT)?;
         let scope = find("scope").ok_or(NO_SCOPE)?;
         // A website may leave it out.
-        let state = find("state").or((door == Door::QrConnect).then_some("")).ok_or(NO_STATE)?;
+        let needs_state = door == Door::Authorize && self.switches.state_required;
+        let state = find("state").or((!needs_state).then_some("")).ok_or(NO_STATE)?;
         if !is_state(state) && !state.is_empty() {
             return Err(BAD_STATE);
         }
@@ -244,6 +246,9 @@ impl State {
         if spec.banned {
             return Err(BANNED);
         }
+        if door == Door::Authorize && self.switches.authorize_too_frequent {
+            return Err(TOO_FREQUENT);
+        }
         if door == Door::Authorize && spec.kind == AppKind::Website {
             return Err(OPEN_PLATFORM);
         }
@@ -253,6 +258,9 @@ impl State {
         };
         let known = scopes.iter().copied().find(|one| one.name() == scope);
         let scope = known.filter(|scope| may_ask(spec.kind, *scope)).ok_or(FORBIDDEN_SCOPE)?;
+        if redirect_uri.len() > LONGEST_REDIRECT {
+            return Err(LONG_REDIRECT);
+        }
         if !host_is_registered(redirect_uri, &spec.redirect_hosts) {
             return Err(FOREIGN_HOST);
         }
@@ -287,9 +295,19 @@ impl State {
         Ok(person.openid.clone())
     }
 
-    /// A user consented: issues the code, and says where the browser goes.
-    pub(crate) fn call_back(&mut self, wanted: &Wanted, openid: &str, now: Timestamp) -> Callback {
+    /// A user consented: issues the code, and says where the browser goes. A test account is for
+    /// its followers only.
+    pub(crate) fn call_back(
+        &mut self,
+        wanted: &Wanted,
+        openid: &str,
+        now: Timestamp,
+    ) -> Result<Callback, PageError> {
         let app = self.apps.get_mut(&wanted.appid);
+        let follows = |app: &App| app.users.get(openid).is_some_and(|user| user.subscribed);
+        if app.as_ref().is_some_and(|app| app.spec.kind == AppKind::Test && !follows(app)) {
+            return Err(NOT_FOLLOWING);
+        }
         let twice = app.and_then(|app| {
             let twice = app.duplicate_callbacks.as_mut().filter(|one| one.count != Some(0))?;
             twice.count = twice.count.map(|left| left - 1);
@@ -300,14 +318,14 @@ impl State {
             let code = self.issue_web_code(user, wanted.scope, wanted.snapshot, now, delay);
             wanted.address(&code)
         };
-        let Some(twice) = twice else { return Callback { first: issue(0), second: None } };
+        let Some(twice) = twice else { return Ok(Callback { first: issue(0), second: None }) };
         let (first, second, after_ms) = match twice.mode {
             CallbackMode::SameCode => (issue(0), None, AT_ONCE_MS),
             CallbackMode::NewCode => (issue(0), Some(issue(0)), AT_ONCE_MS),
             CallbackMode::SlowFirst => (issue(twice.delay_ms), None, IMPATIENCE_MS),
         };
         let address = second.unwrap_or_else(|| first.clone());
-        Callback { first, second: Some(Second { address, after_ms }) }
+        Ok(Callback { first, second: Some(Second { address, after_ms }) })
     }
 }
 
@@ -317,16 +335,24 @@ const AT_ONCE_MS: u64 = 0;
 const IMPATIENCE_MS: u64 = 1_500;
 
 impl Wanted {
-    /// The address of the app with a code, ahead of its fragment.
+    /// The address of the app with a code, ahead of its fragment. As seen, a parameter of the
+    /// address that is called `openId` disappears.
     fn address(&self, code: &str) -> String {
         let (page, fragment) = match self.redirect_uri.split_once('#') {
             Some((page, fragment)) => (page, format!("#{fragment}")),
             None => (self.redirect_uri.as_str(), String::new()),
         };
-        let joint = if page.contains('?') { '&' } else { '?' };
-        format!("{page}{joint}code={code}&state={}{fragment}", self.state)
+        let (page, query) = page.split_once('?').unwrap_or((page, ""));
+        let is_kept = |pair: &&str| pair.split('=').next() != Some("openId");
+        let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
+        let query = kept.join("&");
+        let joint = if query.is_empty() { "" } else { "&" };
+        format!("{page}?{query}{joint}code={code}&state={}{fragment}", self.state)
     }
 }
+
+/// The longest address to come back to, in bytes. A guess: about a thousand are known to work.
+const LONGEST_REDIRECT: usize = 2_048;
 
 fn is_state(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
@@ -353,8 +379,12 @@ fn in_order(query: &[(String, String)]) -> bool {
 fn host_is_registered(address: &str, hosts: &[String]) -> bool {
     let Ok(uri) = address.parse::<Uri>() else { return false };
     let Some(authority) = uri.authority() else { return false };
+    // `http` does not look at what stands for the port before somebody asks for it.
+    let port = authority.as_str().strip_prefix(authority.host());
+    let port_exists = |port: &str| authority.port_u16().is_some() && !port.contains('+');
     matches!(uri.scheme_str(), Some("http" | "https"))
         && !authority.as_str().contains('@')
+        && port.is_some_and(|port| port.is_empty() || port_exists(port))
         && hosts.iter().any(|host| host.eq_ignore_ascii_case(authority.host()))
 }
 
@@ -375,8 +405,21 @@ const BAD_ORDER: PageError = page_error(
     "授权链接的参数缺失、重复或顺序不对",
     "A parameter of this address is missing, foreign, there twice, or not in WeChat's order",
 );
+const NOT_FOLLOWING: PageError = page_error(
+    10006,
+    "你还没有关注这个测试号，请先关注",
+    "You do not follow this test account: follow it first",
+);
+const TOO_FREQUENT: PageError =
+    page_error(10009, "操作太频繁，请稍后再试", "Too frequent: try again later");
 const NO_SCOPE: PageError = page_error(10010, "scope 不能为空", "scope is empty");
 const NO_REDIRECT: PageError = page_error(10011, "redirect_uri 不能为空", "redirect_uri is empty");
+// A guess: no number is known for it.
+const LONG_REDIRECT: PageError = page_error(
+    10011,
+    "redirect_uri 过长，最多 2048 字节",
+    "redirect_uri is too long: 2048 bytes at most",
+);
 const NO_APPID: PageError = page_error(10012, "appid 不能为空", "appid is empty");
 // A guess: no number is known for it.
 const UNKNOWN_APP: PageError = page_error(10012, "appid 不存在", "No account has this appid");
@@ -415,6 +458,17 @@ mod tests {
             ("https://login.example.com/cb?x=1", true),
             ("http://LOGIN.example.com:8080", true),
             ("http://[::1]:8080/cb#frag", true),
+            ("http://[::1]", true),
+            ("http://[::1]:65535", true),
+            ("http://[::1]:65536", false),
+            ("http://[::1]:", false),
+            ("http://[::1]:+80", false),
+            ("http://[::1]80", false),
+            ("https://login.example.com:99999/", false),
+            ("https://login.example.com:8000x.evil.example/", false),
+            ("https://login.example.com:80:80/", false),
+            ("https://login.example.com\\.evil.example/", false),
+            ("https://login.example.com@login.example.com/", false),
             ("https://example.com/", false),
             ("https://x.login.example.com/", false),
             ("https://login.example.com.evil.example/", false),
@@ -445,5 +499,12 @@ mod tests {
         assert_eq!(address("http://a/cb"), "http://a/cb?code=C&state=S");
         assert_eq!(address("http://a/cb?x=1"), "http://a/cb?x=1&code=C&state=S");
         assert_eq!(address("http://a/#/cb"), "http://a/?code=C&state=S#/cb");
+        assert_eq!(address("http://a/cb?"), "http://a/cb?code=C&state=S");
+        assert_eq!(address("http://a/cb?x=?&&y#?"), "http://a/cb?x=?&&y&code=C&state=S#?");
+        assert_eq!(address("http://a/cb?openId=1"), "http://a/cb?code=C&state=S");
+        assert_eq!(
+            address("http://a/cb?openid=1&openId&x=1&openId=2&openIdx=3#openId=4"),
+            "http://a/cb?openid=1&x=1&openIdx=3&code=C&state=S#openId=4"
+        );
     }
 }

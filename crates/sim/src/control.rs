@@ -304,8 +304,9 @@ fn set_duplicate_callbacks(sim: &Sim, appid: &str, body: &Bytes) -> Result<Value
     #[serde(rename_all = "snake_case")]
     enum Mode {
         Off,
-        #[serde(untagged)]
-        On(CallbackMode),
+        SameCode,
+        NewCode,
+        SlowFirst,
     }
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -317,11 +318,19 @@ fn set_duplicate_callbacks(sim: &Sim, appid: &str, body: &Bytes) -> Result<Value
         delay_ms: Option<u64>,
     }
     let Twice { mode, count, delay_ms } = parse(read(body)?)?;
-    let delay_ms = delay_ms.unwrap_or(DuplicateCallbacks::DELAY_MS);
-    let twice = match mode {
+    let mode = match mode {
         Mode::Off => None,
-        Mode::On(mode) => Some(DuplicateCallbacks { mode, count, delay_ms }),
+        Mode::SameCode => Some(CallbackMode::SameCode),
+        Mode::NewCode => Some(CallbackMode::NewCode),
+        Mode::SlowFirst => Some(CallbackMode::SlowFirst),
     };
+    for (field, is_there) in [("count", count.is_some()), ("delay_ms", delay_ms.is_some())] {
+        if mode.is_none() && is_there {
+            return Err(Refusal::field(field, "`off` stands alone"));
+        }
+    }
+    let delay_ms = delay_ms.unwrap_or(DuplicateCallbacks::DELAY_MS);
+    let twice = mode.map(|mode| DuplicateCallbacks { mode, count, delay_ms });
     sim.set_duplicate_callbacks(appid, twice)?;
     Ok(json!({}))
 }

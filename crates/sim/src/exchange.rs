@@ -13,7 +13,7 @@ use crate::{
     api::Endpoint,
     calls::CallEntry,
     faults::{BadNumber, Dirt, FaultKind},
-    oauth::{Revocation, Subject},
+    oauth::{End, Revocation, Subject},
     rng::short_hash,
     sns::{SnsCall, is_sns},
     state::State,
@@ -237,7 +237,7 @@ impl State {
                 }
                 FaultKind::WebTokenEnds {} => {
                     if let Some(Subject { appid, openid, .. }) = self.user_of(call).cloned() {
-                        self.grants.end_web_tokens(&appid, &openid, now);
+                        self.grants.end_web_tokens(&appid, &openid, End::Alone, now);
                     }
                 }
                 FaultKind::SecretReset {} => {

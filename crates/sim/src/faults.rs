@@ -21,6 +21,7 @@ pub struct Fault {
     /// What goes wrong.
     pub kind: FaultKind,
     /// The path it happens on; with `*` at its end, all paths that begin so. Any path without.
+    /// Calls only, no pages: below `/connect/` no fault ever falls.
     pub path: Option<String>,
     /// The app it happens to. Any without.
     pub appid: Option<String>,
@@ -36,7 +37,8 @@ impl Fault {
         Self { kind, path: None, appid: None, count: None, probability: None }
     }
 
-    /// The fault on one path, or with `*` at the end on all paths that begin so.
+    /// The fault on one path, or with `*` at the end on all paths that begin so. Calls only, no
+    /// pages.
     #[must_use]
     pub fn on(self, path: impl Into<String>) -> Self {
         Self { path: Some(path.into()), ..self }
@@ -118,10 +120,10 @@ pub enum FaultKind {
         sticky: bool,
     },
     /// The user whose web token or refresh token the call carries takes the authorisation back
-    /// before it is processed.
+    /// before it is processed: see [`Sim::revoke_grant`](crate::Sim::revoke_grant).
     GrantRevoked {},
     /// The user whose web token or refresh token the call carries changes the password before it is
-    /// processed.
+    /// processed. What follows is the same as with [`Self::GrantRevoked`], for all that is known.
     PasswordChanged {},
     /// The web tokens of the user whose web token or refresh token the call carries end before it
     /// is processed; refresh tokens live on.
@@ -387,6 +389,9 @@ impl Fault {
         };
         let path = match take("path") {
             None => None,
+            Some(Value::String(path)) if path.starts_with("/connect") => {
+                return Err(bad("path", "faults fall on calls only, and this is a page"));
+            }
             Some(Value::String(path)) if path.starts_with('/') || path == "*" => Some(path),
             Some(_) => return Err(bad("path", "a path that begins with `/` is expected")),
         };

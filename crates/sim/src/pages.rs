@@ -104,17 +104,19 @@ struct Desk<'a> {
 
 impl Desk<'_> {
     fn answer(mut self) -> Response<String> {
-        let reads = matches!(self.visit.method, Method::GET | Method::HEAD);
+        // What asks, issues or marks something is no reading, and so refuses HEAD.
+        let opens = self.visit.method == Method::GET;
+        let reads = opens || self.visit.method == Method::HEAD;
         let posts = self.visit.method == Method::POST;
         match self.visit.path.as_str() {
-            AUTHORIZE if reads => self.authorize(),
-            QR_CONNECT if reads => self.qr_connect(),
+            AUTHORIZE if opens => self.authorize(),
+            QR_CONNECT if opens => self.qr_connect(),
             SCANNED if reads => self.wait(),
             POLL if reads => {
                 let stage = self.state.visits.stage(self.uuid(), self.now);
                 html::json(json!({ "status": stage.name() }).to_string())
             }
-            CONFIRM if reads => self.confirm(),
+            CONFIRM if opens => self.confirm(),
             AUTHORIZE | CONFIRM if posts => self.decide(),
             ACT if reads => self.act_as_wechat(),
             AUTHORIZE | QR_CONNECT | SCANNED | POLL | CONFIRM | ACT => self.notice(
@@ -139,11 +141,10 @@ impl Desk<'_> {
             return self.open_in_wechat();
         }
         if wanted.scope == Scope::Base {
-            return match self.person(&wanted) {
-                Ok(openid) => {
-                    let callback = self.state.call_back(&wanted, &openid, self.now);
-                    self.go(&callback)
-                }
+            let person = self.person(&wanted);
+            let called = person.and_then(|openid| self.state.call_back(&wanted, &openid, self.now));
+            return match called {
+                Ok(callback) => self.go(&callback),
                 Err(error) => self.error(error),
             };
         }
@@ -207,7 +208,10 @@ impl Desk<'_> {
             Ok(openid) => openid,
             Err(error) => return self.error(error),
         };
-        let callback = self.state.call_back(&wanted, &openid, self.now);
+        let callback = match self.state.call_back(&wanted, &openid, self.now) {
+            Ok(callback) => callback,
+            Err(error) => return self.error(error),
+        };
         let mut response = match scan {
             None => self.go(&callback),
             Some(uuid) => {
@@ -239,11 +243,12 @@ impl Desk<'_> {
 
     /// Consent without a browser.
     fn consent_at_once(&mut self, wanted: &Wanted) -> Response<String> {
-        let openid = match self.state.person(&wanted.appid, self.visit.header(NAMED), None) {
-            Ok(openid) => openid,
+        let person = self.state.person(&wanted.appid, self.visit.header(NAMED), None);
+        let called = person.and_then(|openid| self.state.call_back(wanted, &openid, self.now));
+        let callback = match called {
+            Ok(callback) => callback,
             Err(error) => return self.error(error),
         };
-        let callback = self.state.call_back(wanted, &openid, self.now);
         let mut response = redirect(&callback.first);
         if let Some(second) = &callback.second {
             const SECOND: HeaderName = HeaderName::from_static("x-sim-second-callback");
@@ -425,12 +430,19 @@ fn svg(text: &str) -> Option<String> {
 }
 
 /// Goes to an address, and to the second if the first has not answered by then.
+///
+/// Where the second follows at once, the script is busy for a moment in between. Without it Chromium
+/// drops the first request before it leaves; a timer instead would lose to an app that answers
+/// sooner, because its page takes the place of this one.
 const GO_TWICE: &str = "\
 const {first, second, after} = document.currentScript.dataset;\
 addEventListener('load', () => {\
 location.assign(first);\
 const again = () => location.assign(second);\
-if (after === '0') again(); else setTimeout(again, Number(after));\
+if (after !== '0') return setTimeout(again, Number(after));\
+const end = performance.now() + 20;\
+while (performance.now() < end);\
+again();\
 });";
 
 /// Watches a scan, and goes on when the phone has decided.

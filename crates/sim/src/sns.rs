@@ -76,8 +76,11 @@ impl State {
         let (appid, code) = self.check_code_claim(call, "code")?;
         let given = self.grants.exchange(code, appid, now, &self.switches)?;
         let mut answer = self.five_fields(&given);
-        let virtual_account = given.subject.virtual_unionid.is_some();
-        if virtual_account && !self.switches.snapshot_flag_missing {
+        let flagged = match given.subject.virtual_unionid {
+            Some(_) => !self.switches.snapshot_flag_missing,
+            None => given.scope == Scope::UserInfo && self.switches.snapshot_flag_on_real_users,
+        };
+        if flagged {
             answer["is_snapshotuser"] = 1.into();
         }
         if given.scope != Scope::Base
@@ -104,7 +107,7 @@ impl State {
 
     fn auth(&self, call: &Call, now: Timestamp) -> Result<Value, Failure> {
         let subject = &self.check_web_token(call, now)?.0;
-        self.check_openid(call, subject)?;
+        check_openid(call, subject)?;
         Ok(json!({ "errcode": 0, "errmsg": "ok" }))
     }
 
@@ -114,7 +117,7 @@ impl State {
         if scope == Scope::Base || virtual_account && self.switches.snapshot_userinfo_refused {
             return Err(Failure::new(48001));
         }
-        self.check_openid(call, &subject)?;
+        check_openid(call, &subject)?;
         let user = self.user(&subject);
         let (nickname, headimgurl) = match user {
             Some(user) => (user.nickname.as_str(), user.headimgurl.as_str()),
@@ -166,14 +169,11 @@ impl State {
         match token.state(now) {
             TokenState::Live => Ok((token.subject.clone(), token.scope)),
             TokenState::Expired => Err(Failure::new(42001)),
+            TokenState::Superseded if token.ended_with_grant() => {
+                Err(Failure::new(self.switches.ended_web_token_code))
+            }
             TokenState::Superseded | TokenState::Unknown => Err(Failure::new(40001)),
         }
-    }
-
-    fn check_openid(&self, call: &Call, subject: &Subject) -> Result<(), Failure> {
-        let openid = call.query("openid").ok_or_else(|| Failure::new(41009))?;
-        let of_nobody = subject.virtual_unionid.is_none() && self.user(subject).is_none();
-        if openid == subject.openid && !of_nobody { Ok(()) } else { Err(Failure::new(40003)) }
     }
 
     fn five_fields(&self, given: &Given) -> Value {
@@ -215,6 +215,11 @@ impl State {
         let life = self.switches.code_life(scope);
         self.grants.issue_code(subject, Purpose::Web(scope), (now, life), answer_delay)
     }
+}
+
+fn check_openid(call: &Call, subject: &Subject) -> Result<(), Failure> {
+    let openid = call.query("openid").ok_or_else(|| Failure::new(41009))?;
+    if openid == subject.openid { Ok(()) } else { Err(Failure::new(40003)) }
 }
 
 /// Whether apps of a kind may ask for a scope.

@@ -69,6 +69,9 @@ pub struct Switches {
     pub expired_code: i64,
     /// Unknown: 40030 or, as the documents say, 40029 for a bad refresh token.
     pub bad_refresh_token_code: i64,
+    /// Unknown: what `/sns/userinfo` and `/sns/auth` say to a web token that ended because the user
+    /// took the authorisation back or changed the password: 40001, 42001 or 42007.
+    pub ended_web_token_code: i64,
     /// Unknown: whether a refresh answers another refresh token and ends the one before.
     pub refresh_rotates: bool,
     /// Unknown: whether a code exchange ends the web tokens that the user's earlier ones gave.
@@ -77,12 +80,19 @@ pub struct Switches {
     pub sns_ip_whitelist: bool,
     /// Seen: the code exchange of a virtual account lacks `is_snapshotuser`.
     pub snapshot_flag_missing: bool,
+    /// Seen: the code exchange of a real user has `is_snapshotuser` too, with `snsapi_userinfo`.
+    pub snapshot_flag_on_real_users: bool,
     /// Seen: `/sns/userinfo` refuses virtual accounts with 48001.
     pub snapshot_userinfo_refused: bool,
     /// Unknown: whether each login in a mini program replaces the session key.
     pub login_replaces_session_key: bool,
     /// Contradictory: whether an authorise page checks the order of its parameters, as documented.
     pub strict_parameter_order: bool,
+    /// Contradictory: whether `/connect/oauth2/authorize` shows 10013 where `state` is missing. The
+    /// documents let an app leave it out, and have an error for it.
+    pub state_required: bool,
+    /// `/connect/oauth2/authorize` shows 10009, too frequent. When WeChat does so is unknown.
+    pub authorize_too_frequent: bool,
     /// For clients without a browser: every authorise page sends the caller back at once, whatever
     /// it is, with a code of the user that the header `x-sim-openid` names, or of the first.
     pub auto_consent: bool,
@@ -132,13 +142,17 @@ impl Default for Switches {
             qr_code_lifetime_secs: 600,
             expired_code: 40029,
             bad_refresh_token_code: 40030,
+            ended_web_token_code: 40001,
             refresh_rotates: false,
             new_grant_ends_web_tokens: false,
             sns_ip_whitelist: false,
             snapshot_flag_missing: false,
+            snapshot_flag_on_real_users: false,
             snapshot_userinfo_refused: false,
             login_replaces_session_key: true,
             strict_parameter_order: true,
+            state_required: true,
+            authorize_too_frequent: false,
             auto_consent: false,
         }
     }

@@ -48,7 +48,9 @@ impl Sim {
         encrypted.ok_or_else(|| ControlError::NoSession(openid.to_owned()))
     }
 
-    /// Ends what a user authorised so far: refresh tokens answer 42007, web tokens 40001.
+    /// Ends what a user authorised so far: refresh tokens answer 42007, web tokens what
+    /// [`Switches::ended_web_token_code`](crate::Switches::ended_web_token_code) says, and codes that
+    /// were not used yet 40029. That the codes end too is a guess.
     pub fn revoke_grant(
         &self,
         appid: &str,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ::sim::{AppSpec, Options, Sim};
+use ::sim::{AppKind, AppSpec, Options, Sim};
 use clock::Clock;
 use tokio::net::TcpListener;
 
@@ -21,9 +21,10 @@ pub(crate) struct Arguments {
     /// Where it is controlled
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7091")]
     control: SocketAddr,
-    /// An app that it knows, with its simulated AppSecret; may be repeated
-    #[arg(long = "app", value_name = "APPID:SECRET", value_parser = app)]
-    apps: Vec<(String, String)>,
+    /// An app that it knows, with its simulated AppSecret, and `official` (unless told), `test`,
+    /// `mini-program` or `website`; logins come back to this machine; may be repeated
+    #[arg(long = "app", value_name = "APPID:SECRET[:KIND]", value_parser = app)]
+    apps: Vec<AppSpec>,
     /// Decides tokens and chance; the same seed and the same calls give the same answers
     #[arg(long)]
     seed: Option<u64>,
@@ -41,8 +42,8 @@ pub(crate) async fn run(
     let control = bind(arguments.control, "--control").await?;
     let seed = arguments.seed.map_or_else(random_seed, Ok)?;
     let sim = Sim::new(Options::new(Clock::shifted(), seed));
-    for (appid, secret) in arguments.apps {
-        sim.add_app(AppSpec::new(appid, secret));
+    for app in arguments.apps {
+        sim.add_app(app);
     }
     console.print(&format!(
         "simulated WeChat on http://{}, control on http://{}, seed {seed}",
@@ -69,11 +70,53 @@ async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener, Failure>
     })
 }
 
-fn app(text: &str) -> Result<(String, String), String> {
-    match text.split_once(':') {
-        Some((appid, secret)) if !appid.is_empty() && !secret.is_empty() => {
-            Ok((appid.to_owned(), secret.to_owned()))
+fn app(text: &str) -> Result<AppSpec, String> {
+    let mut parts = text.splitn(3, ':');
+    let mut next = || parts.next().filter(|part| !part.is_empty());
+    let (Some(appid), Some(secret)) = (next(), next()) else {
+        return Err("`APPID:SECRET` or `APPID:SECRET:KIND` is expected".to_owned());
+    };
+    let kind = match parts.next() {
+        None | Some("official") => AppKind::Official,
+        Some("test") => AppKind::Test,
+        Some("mini-program") => AppKind::MiniProgram,
+        Some("website") => AppKind::Website,
+        Some(other) => {
+            return Err(format!(
+                "no kind is called `{other}`; there are `official`, `test`, `mini-program` and \
+                 `website`"
+            ));
         }
-        _ => Err("`APPID:SECRET` is expected".to_owned()),
+    };
+    Ok(AppSpec { kind, ..AppSpec::new(appid, secret) }.with_loopback_redirects())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_has_a_kind_and_logins_that_come_back_to_this_machine() {
+        for (text, kind) in [
+            ("wx1:s", AppKind::Official),
+            ("wx1:s:official", AppKind::Official),
+            ("wx1:s:test", AppKind::Test),
+            ("wx1:s:mini-program", AppKind::MiniProgram),
+            ("wx1:s:website", AppKind::Website),
+        ] {
+            let spec = app(text).unwrap();
+            assert_eq!((spec.appid.as_str(), spec.secret.as_str(), spec.kind), ("wx1", "s", kind));
+            assert_eq!(spec.redirect_hosts, ["localhost", "127.0.0.1", "[::1]"]);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["", "wx1", "wx1:", ":s", "wx1::test", "::"] {
+            assert!(app(text).unwrap_err().contains("is expected"), "{text}");
+        }
+        for text in ["wx1:s:", "wx1:s:shop", "wx1:s:test:x", "wx1:s:Test"] {
+            assert!(app(text).unwrap_err().contains("`mini-program`"), "{text}");
+        }
     }
 }

@@ -245,6 +245,8 @@ async fn bad_input_names_its_field() {
         ("/sim/faults", r#"{"kind":"errcode","code":"x"}"#, "code"),
         ("/sim/faults", r#"{"kind":"reset_after","code":1}"#, "code"),
         ("/sim/faults", r#"{"kind":"reset_after","path":"cgi-bin"}"#, "path"),
+        ("/sim/faults", r#"{"kind":"reset_after","path":"/connect/oauth2/authorize"}"#, "path"),
+        ("/sim/faults", r#"{"kind":"reset_after","path":"/connect*"}"#, "path"),
         ("/sim/faults", r#"{"kind":"reset_after","count":-1}"#, "count"),
         ("/sim/faults", r#"{"kind":"reset_after","probability":1.5}"#, "probability"),
         ("/sim/users", r#"{"openid":"o1"}"#, "appid"),
@@ -334,11 +336,16 @@ async fn logins_are_prepared_over_http() {
         ("revoke-grant", r#"{"openid":"o1","reason":"x"}"#, 400, json!("reason")),
         ("duplicate-callbacks", r#"{"mode":"thrice"}"#, 400, json!("mode")),
         ("duplicate-callbacks", r#"{"mode":"off","count":-1}"#, 400, json!("count")),
+        ("duplicate-callbacks", r#"{"mode":"off","count":1}"#, 400, json!("count")),
+        ("duplicate-callbacks", r#"{"mode":"off","delay_ms":1}"#, 400, json!("delay_ms")),
     ] {
         let answer = of_app(path, body).await;
         assert_eq!(answer.status, status, "{body}: {}", answer.text());
         assert_eq!(answer.json().get("field").unwrap_or(&json!(null)), &field, "{body}");
     }
+    let error = of_app("duplicate-callbacks", r#"{"mode":"thrice"}"#).await.json();
+    let error = error["error"].as_str().unwrap();
+    assert!(error.contains("`off`, `same_code`, `new_code`, `slow_first`"), "{error}");
     let unknown = world.command("POST", "/sim/apps/wx0/js-codes", r#"{"openid":"o1"}"#).await;
     assert_eq!(unknown.status, 404);
     assert_eq!(world.command("GET", "/sim/apps/wx0/js-codes", "").await.status, 405);

@@ -1,9 +1,11 @@
 //! The simulated WeChat, rule by rule, over real sockets and paused time.
 #![cfg(test)]
 
+mod callbacks;
 mod control;
 mod faults;
 mod grant_rules;
+mod guide;
 mod harness;
 mod mini;
 mod pages;

@@ -7,7 +7,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use sim::{AppKind, ControlError, Scope, Switches, UserSpec};
+use sim::{AppKind, ControlError, Revocation, Scope, Switches, UserSpec};
 
 use crate::harness::{APP, Answer, NOON, OTHER, SECRET, World, pass};
 
@@ -97,6 +97,26 @@ async fn a_user_has_100_sessions_a_minute() {
     assert_eq!(session(&world, &js_code(&world, "oSecond")).await.errcode(), 0);
     pass(60).await;
     assert_eq!(session(&world, &code).await.errcode(), 0, "it was not used up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn codes_of_another_app_count_for_nobody() {
+    let world = world().await;
+    world.sim.update_app(OTHER, |app| app.kind = AppKind::MiniProgram).unwrap();
+    world.sim.add_user(UserSpec::new(OTHER, "oUser")).unwrap();
+    let foreign = world.sim.issue_js_code(OTHER, "oUser").unwrap();
+    for _ in 0..101 {
+        assert_eq!(session(&world, &foreign).await.errcode(), 40029);
+    }
+    assert_eq!(session(&world, &js_code(&world, "oUser")).await.errcode(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_authorisation_stands_behind_a_js_code() {
+    let world = world().await;
+    let code = js_code(&world, "oUser");
+    world.sim.revoke_grant(APP, "oUser", Revocation::PasswordChanged).unwrap();
+    assert_eq!(session(&world, &code).await.errcode(), 0);
 }
 
 #[tokio::test(start_paused = true)]

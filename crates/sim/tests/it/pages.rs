@@ -1,20 +1,20 @@
-//! Browsers: consent inside WeChat, QR codes outside, and coming back twice.
+//! Browsers: consent inside WeChat, QR codes outside.
 
-use sim::{AppKind, AppSpec, CallbackMode, DuplicateCallbacks, Scope, Switches, UserSpec};
-use tokio::time::Instant;
+use sim::{AppKind, AppSpec, Scope, Switches, UserSpec};
 
 use crate::harness::{APP, Answer, OTHER, SECRET, World, ask_as, pass};
 
 /// The website app.
-const SITE: &str = "wx5555555555555555";
+pub(crate) const SITE: &str = "wx5555555555555555";
 /// Of a query, in their order.
 type Parameters = Vec<(&'static str, String)>;
 
-const WECHAT: (&str, &str) = ("user-agent", "Mozilla/5.0 (iPhone) MicroMessenger/8.0.50");
-const ENGLISH: (&str, &str) = ("accept-language", "fr,en;q=0.8,zh;q=0.5");
-const CALLBACK: &str = "http%3A%2F%2Flocalhost%3A8080%2Fcb%3Fx%3D1";
+pub(crate) const WECHAT: (&str, &str) =
+    ("user-agent", "Mozilla/5.0 (iPhone) MicroMessenger/8.0.50");
+pub(crate) const ENGLISH: (&str, &str) = ("accept-language", "fr,en;q=0.8,zh;q=0.5");
+pub(crate) const CALLBACK: &str = "http%3A%2F%2Flocalhost%3A8080%2Fcb%3Fx%3D1";
 
-async fn world_with(switches: Switches) -> World {
+pub(crate) async fn world_with(switches: Switches) -> World {
     let world = World::with(switches).await;
     world.sim.add_app(AppSpec::new(APP, SECRET).with_loopback_redirects());
     let mut site = AppSpec::new(SITE, SECRET).with_loopback_redirects();
@@ -29,59 +29,59 @@ async fn world_with(switches: Switches) -> World {
     world
 }
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     world_with(Switches::default()).await
 }
 
-fn authorize(scope: &str) -> String {
+pub(crate) fn authorize(scope: &str) -> String {
     format!(
         "/connect/oauth2/authorize?appid={APP}&redirect_uri={CALLBACK}&response_type=code\
          &scope={scope}&state=abc123"
     )
 }
 
-fn qr_connect() -> String {
+pub(crate) fn qr_connect() -> String {
     format!(
         "/connect/qrconnect?appid={SITE}&redirect_uri={CALLBACK}&response_type=code\
          &scope=snsapi_login&state=abc123"
     )
 }
 
-async fn visit(world: &World, target: &str, headers: &[(&str, &str)]) -> Answer {
+pub(crate) async fn visit(world: &World, target: &str, headers: &[(&str, &str)]) -> Answer {
     ask_as(world.api, "GET", target, headers, b"").await.unwrap()
 }
 
-async fn submit(world: &World, path: &str, form: &str) -> Answer {
+pub(crate) async fn submit(world: &World, path: &str, form: &str) -> Answer {
     ask_as(world.api, "POST", path, &[], form.as_bytes()).await.unwrap()
 }
 
 /// The value of a hidden field.
-fn ticket(page: &Answer) -> String {
+pub(crate) fn ticket(page: &Answer) -> String {
     let rest = page.text().split_once("name=\"ticket\" value=\"").unwrap().1;
     rest.split('"').next().unwrap().to_owned()
 }
 
 /// The uuid of a page with a QR code.
-fn uuid(page: &Answer) -> String {
+pub(crate) fn uuid(page: &Answer) -> String {
     let rest = page.text().split_once("/connect/l/qrconnect?uuid=").unwrap().1;
     rest.split('"').next().unwrap().to_owned()
 }
 
 /// The code in an address, which is otherwise as expected.
-fn code_in(address: &str) -> String {
+pub(crate) fn code_in(address: &str) -> String {
     let rest = address.strip_prefix("http://localhost:8080/cb?x=1&code=").unwrap();
     rest.strip_suffix("&state=abc123").unwrap().to_owned()
 }
 
 /// The openid that a code is traded for.
-async fn openid_of(world: &World, app: &str, address: &str) -> String {
+pub(crate) async fn openid_of(world: &World, app: &str, address: &str) -> String {
     let code = code_in(address);
     let query = format!("appid={app}&secret={SECRET}&code={code}&grant_type=authorization_code");
     let answer = world.get(&format!("/sns/oauth2/access_token?{query}")).await.json();
     answer["openid"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
-fn check_page(page: &Answer, status: u16) {
+pub(crate) fn check_page(page: &Answer, status: u16) {
     assert_eq!(page.status, status, "{page:?}");
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
     assert_eq!(page.header("cache-control"), Some("no-store"));
@@ -228,11 +228,20 @@ async fn a_page_refuses_what_wechat_refuses() {
         query(&move |query| query[place].1.clone_from(&value))
     };
     let long = "a".repeat(129);
+    let far = |length: usize| format!("http://localhost/{}", "a".repeat(length - 17));
+    assert_eq!(visit(&world, &set(1, &far(2_048)), &[WECHAT]).await.status, 302);
     for (target, code, chinese, english) in [
         (set(0, ""), 10012, "appid 不能为空", "appid is empty"),
         (set(0, "wx0"), 10012, "appid 不存在", "No account has this appid"),
         (set(0, SITE), 10016, "请使用公众号的 appid", "one of the Open Platform"),
         (set(1, ""), 10011, "redirect_uri 不能为空", "redirect_uri is empty"),
+        (set(1, &far(2_049)), 10011, "最多 2048 字节", "2048 bytes at most"),
+        (
+            set(1, "http://localhost:99999/"),
+            10003,
+            "与后台配置不一致",
+            "not one that is registered",
+        ),
         (set(1, "http://evil.example/"), 10003, "与后台配置不一致", "not one that is registered"),
         (set(2, "token"), 10005, "参数缺失", "in WeChat's order"),
         (set(3, ""), 10010, "scope 不能为空", "scope is empty"),
@@ -263,6 +272,18 @@ async fn a_page_refuses_what_wechat_refuses() {
     world.sim.set_switches(Switches { strict_parameter_order: false, ..Switches::default() });
     let mixed = query(&|query| query.reverse());
     assert_eq!(visit(&world, &mixed, &[WECHAT]).await.status, 302);
+    world.sim.set_switches(Switches { state_required: false, ..Switches::default() });
+    let stateless = visit(&world, &set(4, ""), &[WECHAT]).await;
+    assert!(stateless.header("location").unwrap().ends_with("&state="), "{stateless:?}");
+    assert_eq!(visit(&world, &query(&|query| query.truncate(4)), &[WECHAT]).await.status, 302);
+    let page = visit(&world, &set(4, "a-b"), &[WECHAT]).await;
+    assert!(page.text().contains("10013"), "{}", page.text());
+    world.sim.set_switches(Switches { authorize_too_frequent: true, ..Switches::default() });
+    let page = visit(&world, &query(&|_| {}), &[WECHAT]).await;
+    assert!(page.text().contains("10009") && page.text().contains("太频繁"), "{}", page.text());
+    assert!(visit(&world, &qr_connect(), &[]).await.text().contains("<svg "));
+
+    world.sim.set_switches(Switches { strict_parameter_order: false, ..Switches::default() });
     world.sim.update_app(APP, |app| app.banned = true).unwrap();
     let page = visit(&world, &mixed, &[WECHAT]).await;
     assert!(page.text().contains("10004"), "{}", page.text());
@@ -374,6 +395,65 @@ async fn a_phone_denies_or_is_late() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_test_account_is_for_its_followers() {
+    let world = world().await;
+    world.sim.add_user(UserSpec::new(APP, "o2").not_following()).unwrap();
+    let visit_as = async |openid: &str, scope: &str| {
+        let answer = visit(&world, &authorize(scope), &[WECHAT, ("x-sim-openid", openid)]).await;
+        if scope == "snsapi_base" {
+            return answer;
+        }
+        let form = format!("ticket={}&openid={openid}&decision=allow", ticket(&answer));
+        submit(&world, "/connect/oauth2/authorize?lang=en", &form).await
+    };
+    for scope in ["snsapi_base", "snsapi_userinfo"] {
+        assert_eq!(visit_as("o2", scope).await.status, 302, "official accounts are for everybody");
+    }
+    world.sim.update_app(APP, |app| app.kind = AppKind::Test).unwrap();
+    for (scope, text) in [("snsapi_base", "请先关注"), ("snsapi_userinfo", "follow it first")] {
+        assert_eq!(visit_as("o1", scope).await.status, 302);
+        let page = visit_as("o2", scope).await;
+        check_page(&page, 200);
+        assert!(page.text().contains("10006") && page.text().contains(text), "{}", page.text());
+        assert_eq!(page.header("set-cookie"), None);
+    }
+    world.sim.set_switches(Switches { auto_consent: true, ..Switches::default() });
+    let page = visit(&world, &authorize("snsapi_base"), &[("x-sim-openid", "o2")]).await;
+    assert!(page.text().contains("10006"), "{}", page.text());
+    assert_eq!(visit(&world, &authorize("snsapi_base"), &[]).await.status, 302);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_phones_the_first_decides() {
+    let world = world().await;
+    for (first, stage) in [("allow", "confirmed"), ("deny", "denied")] {
+        let uuid = uuid(&visit(&world, &qr_connect(), &[]).await);
+        let mut tickets = Vec::new();
+        for _ in 0..2 {
+            let phone = visit(&world, &format!("/connect/confirm?uuid={uuid}"), &[]).await;
+            tickets.push(ticket(&phone));
+        }
+        assert_ne!(tickets[0], tickets[1]);
+        let form = format!("ticket={}&openid=o2&decision={first}", tickets[0]);
+        assert_eq!(submit(&world, "/connect/confirm", &form).await.status, 200);
+        let wait = format!("/connect/qrconnect/wait?uuid={uuid}");
+        let before = visit(&world, &wait, &[]).await;
+        let form = format!("ticket={}&openid=o1&decision=allow", tickets[1]);
+        let second = submit(&world, "/connect/confirm", &form).await;
+        check_page(&second, 200);
+        assert!(second.text().contains("页面已失效"), "{}", second.text());
+        let status = visit(&world, &format!("/connect/l/qrconnect?uuid={uuid}"), &[]).await;
+        assert_eq!(status.json()["status"], stage);
+        let after = visit(&world, &wait, &[]).await;
+        assert_eq!(after.header("location"), before.header("location"), "{first}");
+        assert_eq!(after.header("location").is_some(), first == "allow");
+        if let Some(location) = after.header("location") {
+            assert_eq!(openid_of(&world, SITE, location).await, "o2");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn consent_at_once_needs_no_browser() {
     let world = world_with(Switches { auto_consent: true, ..Switches::default() }).await;
     for (target, app) in
@@ -396,82 +476,28 @@ async fn consent_at_once_needs_no_browser() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_browser_comes_back_twice() {
-    let world = world_with(Switches { auto_consent: true, ..Switches::default() }).await;
-    let twice = async |mode| {
-        let twice = DuplicateCallbacks { count: Some(1), ..DuplicateCallbacks::new(mode) };
-        world.sim.set_duplicate_callbacks(APP, Some(twice)).unwrap();
-        let answer = visit(&world, &authorize("snsapi_base"), &[]).await;
-        let first = answer.header("location").unwrap().to_owned();
-        let second = answer.header("x-sim-second-callback").unwrap().to_owned();
-        let next = visit(&world, &authorize("snsapi_base"), &[]).await;
-        assert_eq!(next.header("x-sim-second-callback"), None, "once was asked for");
-        (first, second)
-    };
-    let (first, second) = twice(CallbackMode::SameCode).await;
-    assert_eq!(first, second);
-    let (first, second) = twice(CallbackMode::NewCode).await;
-    assert_ne!(code_in(&first), code_in(&second));
-    assert_eq!(openid_of(&world, APP, &first).await, "o1");
-    assert_eq!(openid_of(&world, APP, &second).await, "o1");
-
-    let (first, second) = twice(CallbackMode::SlowFirst).await;
-    assert_eq!(first, second);
-    let begin = Instant::now();
-    let refused = format!("/sns/oauth2/access_token?appid={APP}&secret=x&code={}", code_in(&first));
-    assert_eq!(world.get(&refused).await.errcode(), 40125);
-    assert_eq!(begin.elapsed().as_secs(), 0);
-    assert_eq!(openid_of(&world, APP, &first).await, "o1");
-    assert_eq!(begin.elapsed().as_secs(), 15);
-    let code = code_in(&first);
-    let query = format!("appid={APP}&secret={SECRET}&code={code}&grant_type=authorization_code");
-    let begin = Instant::now();
-    let again = world.get(&format!("/sns/oauth2/access_token?{query}")).await;
-    assert_eq!((again.errcode(), begin.elapsed().as_secs()), (40163, 0));
-    let log = world.sim.calls().log;
-    let of_code = log.iter().filter(|call| call.code == log[log.len() - 1].code);
-    let outcomes: Vec<_> = of_code.map(|call| call.errcode).collect();
-    assert_eq!(outcomes, [Some(40125), Some(0), Some(40163)]);
-    assert!(world.sim.set_duplicate_callbacks("wx0", None).is_err());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_real_browser_is_told_both_addresses() {
-    let world = world().await;
-    let twice = DuplicateCallbacks::new(CallbackMode::NewCode);
-    world.sim.set_duplicate_callbacks(APP, Some(twice)).unwrap();
-    for _ in 0..2 {
-        let page = visit(&world, &authorize("snsapi_base"), &[WECHAT]).await;
-        check_page(&page, 200);
-        let address = |name: &str| {
-            let rest = page.text().split_once(&format!(" data-{name}=\"")).unwrap().1;
-            rest.split('"').next().unwrap().replace("&amp;", "&")
-        };
-        assert_ne!(code_in(&address("first")), code_in(&address("second")));
-        assert_eq!(openid_of(&world, APP, &address("second")).await, "o1");
-    }
-    world.sim.set_duplicate_callbacks(APP, None).unwrap();
-    assert_eq!(visit(&world, &authorize("snsapi_base"), &[WECHAT]).await.status, 302);
-    world.sim.set_duplicate_callbacks(APP, Some(twice)).unwrap();
-    world.sim.reset();
-    assert_eq!(visit(&world, &authorize("snsapi_base"), &[WECHAT]).await.status, 302);
-    let page = visit(&world, &authorize("snsapi_userinfo"), &[WECHAT]).await;
-    let qr = visit(&world, &qr_connect(), &[]).await;
-    world.sim.reset();
-    let form = format!("ticket={}&openid=o1&decision=allow", ticket(&page));
-    let answer = submit(&world, "/connect/oauth2/authorize", &form).await;
-    assert_eq!(answer.status, 200, "a reset forgets questions");
-    let status = visit(&world, &format!("/connect/l/qrconnect?uuid={}", uuid(&qr)), &[]).await;
-    assert_eq!(status.text(), r#"{"status":"over"}"#);
-}
-
-#[tokio::test(start_paused = true)]
 async fn other_pages_and_methods_do_not_exist() {
     let world = world().await;
     check_page(&visit(&world, "/connect/nothing?x=%3Cb%3E", &[]).await, 404);
     check_page(&submit(&world, "/connect/qrconnect", "").await, 405);
-    let answer = ask_as(world.api, "HEAD", &qr_connect(), &[], b"").await.unwrap();
-    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    world.sim.set_switches(Switches { auto_consent: true, ..Switches::default() });
+    for (target, status) in [
+        (authorize("snsapi_base").as_str(), 405),
+        (&qr_connect(), 405),
+        ("/connect/confirm?uuid=x", 405),
+        ("/connect/qrconnect/wait?uuid=x", 200),
+        ("/connect/l/qrconnect?uuid=x", 200),
+        ("/connect/act-as-wechat?to=%2Fconnect%2Foauth2%2Fauthorize", 302),
+    ] {
+        let answer = ask_as(world.api, "HEAD", target, &[WECHAT], b"").await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (status, 0), "{target}");
+        assert!(!answer.head.contains("code="), "{}", answer.head);
+    }
+    world.sim.set_switches(Switches::default());
+    let uuid = uuid(&visit(&world, &qr_connect(), &[]).await);
+    ask_as(world.api, "HEAD", &format!("/connect/confirm?uuid={uuid}"), &[], b"").await.unwrap();
+    let status = visit(&world, &format!("/connect/l/qrconnect?uuid={uuid}"), &[]).await;
+    assert_eq!(status.text(), r#"{"status":"waiting"}"#);
     assert_eq!(world.sim.calls().log, [], "pages are no calls");
     let code = world.sim.issue_code(APP, "o1", Scope::Base, false).unwrap();
     assert!(code.len() == 32 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));

@@ -283,6 +283,60 @@ async fn a_user_ends_an_authorisation() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_user_ends_is_said_by_switch() {
+    let world = world().await;
+    for code in [40001, 42001, 42007] {
+        let switches = Switches { ended_web_token_code: code, ..Switches::default() };
+        world.sim.set_switches(Switches { new_grant_ends_web_tokens: true, ..switches });
+        let (first, _) = log_in(&world, Scope::UserInfo).await;
+        let (second, _) = log_in(&world, Scope::UserInfo).await;
+        assert_eq!(userinfo(&world, &first, USER).await.errcode(), 40001, "another login ended it");
+        world.sim.revoke_grant(APP, USER, Revocation::Revoked).unwrap();
+        for token in [&first, &second] {
+            assert_eq!(userinfo(&world, token, USER).await.errcode(), code);
+            let auth = format!("/sns/auth?access_token={token}&openid={USER}");
+            assert_eq!(world.get(&auth).await.errcode(), code);
+        }
+        assert_eq!(userinfo(&world, "x", USER).await.errcode(), 40001);
+        let (third, _) = log_in(&world, Scope::UserInfo).await;
+        pass(7200).await;
+        world.sim.revoke_grant(APP, USER, Revocation::Revoked).unwrap();
+        assert_eq!(userinfo(&world, &third, USER).await.errcode(), 42001, "it was over before");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_ends_codes_that_were_not_used_yet() {
+    let world = world().await;
+    world.sim.add_user(UserSpec::new(APP, "oSecond")).unwrap();
+    let (used, unused) = (code(&world, Scope::UserInfo), code(&world, Scope::Base));
+    let of_second = world.sim.issue_code(APP, "oSecond", Scope::Base, false).unwrap();
+    assert_eq!(exchange(&world, &used).await.errcode(), 0);
+    world.sim.revoke_grant(APP, USER, Revocation::Revoked).unwrap();
+    assert_eq!(exchange(&world, &unused).await.errcode(), 40029);
+    assert_eq!(exchange(&world, &used).await.errcode(), 40163);
+    assert_eq!(exchange(&world, &of_second).await.errcode(), 0);
+    assert_eq!(exchange(&world, &code(&world, Scope::Base)).await.errcode(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authorisation_ends_at_one_app() {
+    let world = world().await;
+    world.sim.add_user(UserSpec::new(OTHER, USER)).unwrap();
+    let at_other = async |code: &str| {
+        let query = format!("appid={OTHER}&secret={SECRET}&code={code}");
+        world.get(&format!("/sns/oauth2/access_token?{query}&grant_type=authorization_code")).await
+    };
+    let issue = || world.sim.issue_code(OTHER, USER, Scope::UserInfo, false).unwrap();
+    let (answer, unused) = (at_other(&issue()).await, issue());
+    log_in(&world, Scope::UserInfo).await;
+    world.sim.revoke_grant(APP, USER, Revocation::Revoked).unwrap();
+    assert_eq!(userinfo(&world, &answer.token(), USER).await.errcode(), 0);
+    assert_eq!(world.sim.grants_of(OTHER, USER)[0].ended, None);
+    assert_eq!(at_other(&unused).await.errcode(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_profile_is_the_documented_one() {
     let world = world().await;
     let (web, _) = log_in(&world, Scope::UserInfo).await;
@@ -400,6 +454,19 @@ async fn a_virtual_account_is_never_the_user() {
     let (token, openid) = (given["access_token"].as_str().unwrap(), given["openid"].as_str());
     assert_eq!(userinfo(&world, token, openid.unwrap()).await.errcode(), 48001);
     assert_eq!(exchange(&world, &code(&world, Scope::UserInfo)).await.json()["openid"], USER);
+
+    world.sim.set_switches(Switches { snapshot_flag_on_real_users: true, ..Switches::default() });
+    for (scope, flag) in [(Scope::UserInfo, Some(&json!(1))), (Scope::Base, None)] {
+        let given = exchange(&world, &code(&world, scope)).await.json();
+        assert_eq!((&given["openid"], given.get("is_snapshotuser")), (&json!(USER), flag));
+    }
+    assert_eq!(log_in().await["is_snapshotuser"], 1);
+    world.sim.update_app(APP, |app| app.bound = false).unwrap();
+    let given = log_in().await;
+    assert_eq!((given.get("unionid"), &given["is_snapshotuser"]), (None, &json!(1)));
+    let (token, openid) = (given["access_token"].as_str().unwrap(), given["openid"].as_str());
+    let profile = userinfo(&world, token, openid.unwrap()).await.json();
+    assert_eq!((&profile["openid"], profile.get("unionid")), (&given["openid"], None));
 }
 
 #[tokio::test(start_paused = true)]
