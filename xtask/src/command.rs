@@ -49,7 +49,8 @@ impl Call {
         Self::new("git", folder, args)
     }
 
-    fn new<I>(program: &str, folder: &Path, args: I) -> Self
+    /// A call of any other program.
+    pub(crate) fn new<I>(program: &str, folder: &Path, args: I) -> Self
     where
         I: IntoIterator,
         I::Item: AsRef<OsStr>,

@@ -87,7 +87,20 @@ fn clippy(root: &Path) -> Result<()> {
 
 fn tests(root: &Path) -> Result<()> {
     install_nextest(root)?;
+    install_curl(root)?;
     Call::cargo(root, ["nextest", "run", "--workspace", "--locked"]).run()
+}
+
+/// Installs curl when it is missing: the lines of the guides are run as they are pasted.
+fn install_curl(root: &Path) -> Result<()> {
+    if Call::new("curl", root, ["--version"]).works() {
+        return Ok(());
+    }
+    println!("curl is missing: installing it");
+    let apt = |args: &[&str]| Call::new("apt-get", root, args).run();
+    apt(&["update"])
+        .and_then(|()| apt(&["install", "--yes", "curl"]))
+        .context("curl is missing; to install it, on Debian as root: `apt-get install curl`")
 }
 
 /// The version of cargo-nextest that is installed where there is none.
