@@ -253,7 +253,7 @@ impl Broker {
                         .map_err(|_| StoreError::Corrupt("an outcome is none".to_owned()))?;
                     return Ok(Some(outcome));
                 }
-                (Some(_), _) => return Err(ExchangeError::CodeUsed),
+                (Some(_), _) => return Err(ExchangeError::NoLongerTold),
                 (None, _) => {
                     let of_another_time = claim.claimed_at > now + SET_BACK;
                     let over = claim.deadline <= now || enough <= tokio::time::Instant::now();
@@ -275,9 +275,13 @@ impl Broker {
     {
         const EVERY: Duration = Duration::from_secs(1);
         let enough = tokio::time::Instant::now() + HOLD_ON;
+        let mut told = false;
         loop {
             match job().await {
-                Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < enough => {
+                Err(err @ StoreError::Unavailable(_)) if tokio::time::Instant::now() < enough => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(error = %err, "an answer of WeChat's waits for the store");
+                    }
                     tokio::time::sleep(EVERY).await;
                 }
                 answer => return answer,

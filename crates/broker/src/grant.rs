@@ -17,7 +17,6 @@ use crate::{
     key::ClientKey,
     login::{Authorize, AuthorizeUrl, WrongKind, scope_of},
     random::random_word,
-    refresh::LEASE,
     seal::Sealed,
     store::{Acquired, GrantId, GrantRow, Lease, Place, ProfileRow, StoreError, StoreResult},
 };
@@ -131,6 +130,18 @@ struct Tokens {
     refresh_token: String,
 }
 
+/// Beyond WeChat's answer, a renewal needs so long at most to be stored.
+const TO_STORE: Duration = Duration::from_secs(5);
+
+/// Why a web token is to be renewed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Why {
+    /// Its life is over, or nearly.
+    Over,
+    /// WeChat refused it.
+    Refused,
+}
+
 /// What became of a grant that was to be renewed.
 #[derive(Clone)]
 pub(crate) enum Renewed {
@@ -159,14 +170,24 @@ impl GrantRow {
 }
 
 impl Broker {
-    /// What we hold of a user; `None`: nothing.
+    /// The grants of a user, and the unionid; `None`: neither is held.
     pub async fn grants(
         &self,
         entry: &Arc<AppEntry>,
         openid: &OpenId,
     ) -> StoreResult<Option<UserGrants>> {
-        let rows = self.0.store.grants(&entry.app().id, openid).await?;
-        Ok(self.by_user(entry, rows).await?.pop())
+        let app = entry.app().id.clone();
+        let rows = self.0.store.grants(&app, openid).await?;
+        if let Some(user) = self.by_user(entry, rows).await?.pop() {
+            return Ok(Some(user));
+        }
+        let unionid = self.0.store.unionid(&app, openid).await?;
+        let without_grants = |unionid| UserGrants {
+            openid: openid.clone(),
+            unionid: Some(unionid),
+            grants: Vec::new(),
+        };
+        Ok(unionid.map(without_grants))
     }
 
     /// The users of an app of whom we hold grants, in the order of their openids, at most `limit`,
@@ -292,11 +313,9 @@ impl Broker {
         lang: Lang,
     ) -> Result<Option<Profile>, ProfileError> {
         let now = self.now();
-        let mut renewed = false;
         if row.token_expires_at <= now + NEARLY_OVER && now < row.renewable_until() {
-            renewed = true;
             let lives = now < row.token_expires_at;
-            match self.renewed(&row).await {
+            match self.renewed(&row, Why::Over).await {
                 Ok(Renewed::Live(new)) => row = *new,
                 Ok(Renewed::Over) => return Ok(None),
                 Err(err) if lives => tracing::warn!(
@@ -308,21 +327,26 @@ impl Broker {
                 Err(err) => return Err(err),
             }
         }
+        let mut refused = false;
         loop {
             let Some(tokens) = self.open_tokens(&row)? else { return Ok(None) };
             let token = WebToken::new(tokens.access_token);
             let fetched_at = self.now();
             match self.0.wechat.web_user(&token, &row.id.openid, Some(lang)).await {
                 Ok(user) => return self.keep_profile(&row.id, user, lang, fetched_at).await,
-                Err(wechat::Error::Api(error)) if ends_token(error.code) && !renewed => {
+                Err(wechat::Error::Api(error)) if ends_token(error.code) => {
                     tracing::info!(
                         app.id = %app.id,
                         wechat.errcode = error.code,
-                        "{}: WeChat refused a web token before its end; renewing it",
+                        wechat.rid = error.rid,
+                        "{}: WeChat refused a web token before its end",
                         app.id
                     );
-                    renewed = true;
-                    match self.renewed(&row).await? {
+                    // One that is refused as soon as it is renewed is of no use, whatever it is.
+                    if std::mem::replace(&mut refused, true) {
+                        return Ok(None);
+                    }
+                    match self.renewed(&row, Why::Refused).await? {
                         Renewed::Live(new) => row = *new,
                         Renewed::Over => return Ok(None),
                     }
@@ -354,10 +378,10 @@ impl Broker {
     }
 
     /// Renews the web token of a grant, together with all who want this version of it renewed.
-    async fn renewed(&self, row: &GrantRow) -> Result<Renewed, ProfileError> {
+    async fn renewed(&self, row: &GrantRow, why: Why) -> Result<Renewed, ProfileError> {
         let (broker, seen) = (self.clone(), row.clone());
-        let work = async move { broker.renew(&seen).await };
-        let key = (row.id.clone(), row.version.clone());
+        let work = async move { broker.renew(&seen, why).await };
+        let key = (row.id.clone(), row.version.clone(), why);
         self.0
             .renewals
             .join(&self.0.tasks, key, work)
@@ -366,19 +390,24 @@ impl Broker {
     }
 
     /// One at a time for each grant, in all processes. What another one does meanwhile is what was
-    /// wanted.
-    async fn renew(&self, seen: &GrantRow) -> Result<Renewed, ProfileError> {
+    /// wanted, and a token that lives is not waited for.
+    async fn renew(&self, seen: &GrantRow, why: Why) -> Result<Renewed, ProfileError> {
         /// How often to look at what the holder of the lease does.
         const LOOK: Duration = Duration::from_millis(200);
         let GrantId { app, openid, scope } = &seen.id;
         let user = self.0.hasher.hash(&format!("grant/{}/{}", openid.as_str(), scope.as_str()));
         let name = format!("grant/{app}/{}", URL_SAFE_NO_PAD.encode(&user[..16]));
         let owner = random_word::<12>();
-        let enough = tokio::time::Instant::now() + LEASE;
+        // A holder who is alive ends in time; one who was killed does not keep a user for long.
+        let lease_life = self.0.wechat.budget() + TO_STORE;
+        let enough = tokio::time::Instant::now() + lease_life + TO_STORE;
         while tokio::time::Instant::now() < enough {
-            let lease = match self.0.shared.acquire(&name, &owner, LEASE).await? {
+            let lease = match self.0.shared.acquire(&name, &owner, lease_life).await? {
                 Acquired::Yes(lease) => lease,
                 Acquired::HeldUntil(_) => {
+                    if why == Why::Over && self.now() < seen.token_expires_at {
+                        return Ok(Renewed::Live(Box::new(seen.clone())));
+                    }
                     tokio::time::sleep(LOOK).await;
                     match self.find_grant(&seen.id).await? {
                         Some(now) if now.version == seen.version => continue,
@@ -470,6 +499,9 @@ impl Broker {
         let why = match (rows.first(), wide) {
             (None, _) => "the user has not authorised the app, or long ago",
             (Some(_), None) => "the user has let the app know the openid only (snsapi_base)",
+            (Some(_), Some(wide)) if wide.is_live(self.now()) => {
+                "WeChat refuses the user's web token even after its renewal"
+            }
             (Some(_), Some(_)) => "the user's authorisation has ended",
         };
         // One service's addresses are not another's.

@@ -75,7 +75,7 @@ pub use token::{CredentialStatus, MIN_TTL_CAP, TokenView};
 use crate::{
     claim::{Brought, Outcome},
     directory::Directory,
-    grant::Renewed,
+    grant::{Renewed, Why},
     key::{ClientKey, key_hash},
     login::Redirects,
     schedule::Schedule,
@@ -120,7 +120,7 @@ struct Inner {
     /// Codes that are being exchanged.
     exchanges: Together<Brought, Result<Outcome, ExchangeError>>,
     /// Grants that are being renewed, by their version.
-    renewals: Together<(GrantId, String), Result<Renewed, ProfileError>>,
+    renewals: Together<(GrantId, String, Why), Result<Renewed, ProfileError>>,
     /// How far the store's time is ahead of our clock, in milliseconds.
     ahead: AtomicI64,
     /// The point of the change log up to which memory is known to be right.

@@ -97,8 +97,19 @@ pub struct Identity {
 
 /// The kind of an app does not go with what was asked of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongKind(pub(crate) &'static str);
+#[error("{problem}")]
+pub struct WrongKind {
+    /// The parameter that does not go with it, if it is one.
+    pub field: Option<&'static str>,
+    /// Why.
+    pub(crate) problem: &'static str,
+}
+
+impl WrongKind {
+    pub(crate) const fn new(problem: &'static str) -> Self {
+        Self { field: None, problem }
+    }
+}
 
 /// Why a code gave no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,8 +120,11 @@ pub enum ExchangeError {
     /// The code was brought before, and nothing proves that it was by the same browser.
     #[error("the code was used before, and nothing proves that this is the same browser")]
     CodeUsed,
+    /// The same brought it before, too long ago to be told again what it gave.
+    #[error("the code was used before, too long ago to be told again what it gave")]
+    NoLongerTold,
     /// The code was sent to WeChat, and its answer is lost: the user must authorise again.
-    #[error("the code was sent to WeChat and no answer came back: {0}")]
+    #[error("the code was sent to WeChat, and whether it is spent is not known: {0}")]
     MaybeSpent(String),
     /// WeChat refused; the code is of no use any more.
     #[error(transparent)]
@@ -124,8 +138,8 @@ pub enum ExchangeError {
 }
 
 impl Broker {
-    /// The page to send a user's browser to. Remembers the redirect URI, in this process, for users
-    /// of this key who have to authorise again.
+    /// The page to send a user's browser to. Remembers the redirect URI without its query, in this
+    /// process, for users of this key who have to authorise again.
     pub fn authorize_url(
         &self,
         entry: &Arc<AppEntry>,
@@ -226,16 +240,18 @@ impl Broker {
 /// wanted.
 pub(crate) fn scope_of(app: &App, wanted: Option<Scope>) -> Result<Scope, WrongKind> {
     match (app.kind, wanted) {
-        (AppKind::MiniProgram, _) => Err(WrongKind(
+        (AppKind::MiniProgram, _) => Err(WrongKind::new(
             "a mini program has no page where users authorise: it logs in by `wx.login`, and its \
              code goes to `mini/login`",
         )),
         (AppKind::Website, None | Some(Scope::Login)) => Ok(Scope::Login),
         (AppKind::Website, Some(_)) => {
-            Err(WrongKind("a website app has the scope `snsapi_login` only"))
+            let problem = "a website app has the scope `snsapi_login` only";
+            Err(WrongKind { field: Some("scope"), problem })
         }
         (AppKind::Official | AppKind::Test, Some(Scope::Login)) => {
-            Err(WrongKind("only a website app has the scope `snsapi_login`"))
+            let problem = "only a website app has the scope `snsapi_login`";
+            Err(WrongKind { field: Some("scope"), problem })
         }
         (AppKind::Official | AppKind::Test, wanted) => Ok(wanted.unwrap_or(Scope::Base)),
     }
@@ -247,15 +263,15 @@ pub(crate) fn random_state() -> LoginState {
     hex.parse().expect("hexadecimal digits are a state")
 }
 
-/// Where the users of each client key came back to last, by app: for those who have to authorise
-/// again and of whose grant it is not known.
+/// Where users of each client key come back to, by app: for those who have to authorise again and
+/// of whose grant it is not known. Without the query, which may be one user's.
 #[derive(Default)]
 pub(crate) struct Redirects(Mutex<HashMap<(AppId, String), RedirectUri>>);
 
 impl Redirects {
     fn remember(&self, app: &AppId, key: &ClientKey, uri: &RedirectUri) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert((app.clone(), key.id.clone()), uri.clone());
+        known.insert((app.clone(), key.id.clone()), uri.without_query());
     }
 
     pub(crate) fn last(&self, app: &AppId, key: &ClientKey) -> Option<RedirectUri> {

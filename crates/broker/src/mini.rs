@@ -165,6 +165,6 @@ impl Broker {
 fn be_mini(entry: &Arc<AppEntry>) -> Result<(), WrongKind> {
     match entry.app().kind {
         AppKind::MiniProgram => Ok(()),
-        _ => Err(WrongKind("only a mini program has logins by `wx.login`")),
+        _ => Err(WrongKind::new("only a mini program has logins by `wx.login`")),
     }
 }

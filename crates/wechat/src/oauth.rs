@@ -106,6 +106,13 @@ impl RedirectUri {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The address without query and fragment, which may be one user's.
+    #[must_use]
+    pub fn without_query(&self) -> Self {
+        let end = self.0.find(['?', '#']).unwrap_or(self.0.len());
+        Self(self.0[..end].to_owned())
+    }
 }
 
 impl FromStr for RedirectUri {
@@ -262,6 +269,20 @@ mod tests {
             &long,
         ] {
             assert_eq!(bad.parse::<RedirectUri>(), Err(InvalidRedirect), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_its_query_is_still_one() {
+        for (whole, plain) in [
+            ("https://a.example/cb?next=/x&t=1#/y", "https://a.example/cb"),
+            ("https://a.example/cb#/y?z", "https://a.example/cb"),
+            ("https://a.example?x", "https://a.example"),
+            ("https://a.example/cb", "https://a.example/cb"),
+        ] {
+            let plain_one = whole.parse::<RedirectUri>().unwrap().without_query();
+            assert_eq!(plain_one.as_str(), plain);
+            assert_eq!(plain.parse(), Ok(plain_one));
         }
     }
 

@@ -162,9 +162,15 @@ async fn a_token_that_wechat_ended_early_is_renewed_once() {
 
     // One that stays refused is not renewed for ever.
     desk.world.sim.set_fault(Fault::new(errcode(40001)).on(USERINFO));
-    let failed = desk.fresh_profile().await;
-    assert!(matches!(failed, Err(ProfileError::WeChat(_))), "{failed:?}");
+    reauthorize(desk.fresh_profile().await);
     assert_eq!((desk.world.calls(RENEW), desk.world.calls(USERINFO)), (3, 6));
+
+    // Also one that was just renewed for its age is renewed once more.
+    desk.world.sim.clear_faults();
+    desk.world.pass(secs(7201)).await;
+    desk.world.sim.set_fault(Fault::new(FaultKind::WebTokenEnds {}).on(USERINFO).times(1));
+    assert_eq!(desk.fresh_profile().await.unwrap().user.nickname, NICKNAME);
+    assert_eq!((desk.world.calls(RENEW), desk.world.calls(USERINFO)), (5, 8));
 }
 
 #[tokio::test(start_paused = true)]
@@ -268,7 +274,7 @@ async fn who_must_authorise_again_is_told_where() {
     exchange(None).await;
     assert_eq!(told(None).await, None);
     let last = Authorize {
-        redirect_uri: uri("https://last.example/cb"),
+        redirect_uri: uri("https://last.example/cb?next=/bobs&t=secret#/x"),
         scope: None,
         state: None,
         force_popup: false,
@@ -279,7 +285,9 @@ async fn who_must_authorise_again_is_told_where() {
     // The one that is asked for, or else that of the grant, or else the last of the key.
     let asked = told(Some("https://asked.example/cb")).await.unwrap();
     assert!(asked.contains("asked.example") && asked.contains("scope=snsapi_userinfo"), "{asked}");
-    assert!(told(None).await.unwrap().contains("last.example"));
+    let last = told(None).await.unwrap();
+    assert!(last.contains("last.example%2Fcb&"), "{last}");
+    assert!(!last.contains("bobs") && !last.contains("secret"), "one user's query: {last}");
     exchange(Some(&uri("https://grant.example/cb"))).await;
     assert!(told(None).await.unwrap().contains("grant.example"));
     let other = told(Some("https://other.example/cb")).await.unwrap();
@@ -294,6 +302,33 @@ async fn who_must_authorise_again_is_told_where() {
         let told = desk.broker().profile(&desk.entry, &other_key, openid, &query).await;
         assert_eq!(reauthorize(told), None, "one service's addresses are not another's");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_of_another_process_is_waited_for_by_nobody_whose_token_lives() {
+    let desk = with_profile(Backend::Memory).await;
+    desk.world.pass(secs(7150)).await;
+    let stuck = FaultKind::LatencyAfter { millis: 600_000 };
+    desk.world.sim.set_fault(Fault::new(stuck).on(RENEW).times(1));
+    let holder = desk.world.replica().await;
+    let (entry, openid) = (holder.broker.app(APP).unwrap(), OpenId::new(OPENID));
+    let query = ProfileQuery { fresh: true, ..ProfileQuery::default() };
+    let renewal = holder.broker.profile(&entry, &desk.key, &openid, &query);
+    assert!(tokio::time::timeout(secs(1), renewal).await.is_err());
+
+    let begun = tokio::time::Instant::now();
+    desk.fresh_profile().await.unwrap();
+    assert!(begun.elapsed() < secs(1), "{:?}", begun.elapsed());
+    assert_eq!(desk.world.calls(RENEW), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_of_whom_only_the_unionid_is_known() {
+    let desk = with_profile(Backend::Memory).await;
+    desk.world.pass(secs(181 * DAY)).await;
+    let user = desk.grants().await.unwrap();
+    assert_eq!(user.unionid.as_ref().map(|it| it.as_str()), Some(UNIONID));
+    assert_eq!(user.grants, []);
 }
 
 #[tokio::test(start_paused = true)]

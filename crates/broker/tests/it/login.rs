@@ -23,6 +23,7 @@ fn kind_of(result: &Result<Identity, ExchangeError>) -> &'static str {
         Ok(_) => "identity",
         Err(ExchangeError::WrongKind(_)) => "wrong kind",
         Err(ExchangeError::CodeUsed) => "used",
+        Err(ExchangeError::NoLongerTold) => "no longer told",
         Err(ExchangeError::MaybeSpent(_)) => "maybe spent",
         Err(ExchangeError::Refused(_)) => "refused",
         Err(ExchangeError::Unreachable(_)) => "unreachable",
@@ -87,7 +88,8 @@ async fn only_who_brought_the_code_first_hears_of_it_again() {
         desk.world.pass(secs(599)).await;
         assert_eq!(desk.exchange(&code, "cookie-1").await, Ok(first));
         desk.world.pass(secs(2)).await;
-        assert_eq!(desk.exchange(&code, "cookie-1").await, Err(ExchangeError::CodeUsed));
+        assert_eq!(desk.exchange(&code, "cookie-1").await, Err(ExchangeError::NoLongerTold));
+        assert_eq!(desk.exchange(&code, "cookie-2").await, Err(ExchangeError::CodeUsed));
         assert_eq!(desk.world.calls(EXCHANGE), 1, "{backend:?}");
     }
 }

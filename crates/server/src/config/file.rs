@@ -145,7 +145,8 @@ configuration! {
         proxy_file: Option<String> = None, "\"proxy-url\"";
         /// How long it may take to connect: name, TCP, proxy and TLS together.
         connect_timeout: String = "3s".to_owned(), "";
-        /// How long a call may take: all base URLs together, up to the last byte of the answer.
+        /// How long a call may take: all base URLs together, up to the last byte of the answer. The
+        /// exchange of a code may take 20 seconds in any case, because there is no second one.
         call_timeout: String = "8s".to_owned(), "";
     }
     /// What a client may take of the server, per request and per listener.

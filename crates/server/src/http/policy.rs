@@ -324,17 +324,18 @@ impl Operation {
             Self::ReadToken => super::token::LONGEST_WAIT,
             // A hundred calls to WeChat, one after the other.
             Self::ReadUsers => Duration::from_secs(120),
+            // The broker has a limit of its own: WeChat does not answer a code twice.
+            Self::ExchangeCode | Self::MiniLogin => Duration::from_secs(60),
+            // A renewal that another process left half done, and then the profile.
+            Self::ReadProfile => Duration::from_secs(30),
             Self::ReportToken
             | Self::ReadTicket
             | Self::SignPage
             | Self::ReadUser
             | Self::ListUsers
             | Self::AuthorizeUrl
-            | Self::ExchangeCode
             | Self::ReadGrants
             | Self::ForgetUser
-            | Self::ReadProfile
-            | Self::MiniLogin
             | Self::MiniDecrypt
             | Self::MiniCheckSignature
             | Self::OpenApi

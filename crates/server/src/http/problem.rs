@@ -11,14 +11,14 @@ use broker::{
     WrongKind, credential::Trouble, key::Permission, store::StoreError,
 };
 use serde_json::{Map, Value, json};
-use wechat::{ApiError, Kind, TransportError, Undecryptable};
+use wechat::{Action, ApiError, Kind, TransportError, Undecryptable};
 
 pub use types::{ProblemType, problems_markdown};
 
 use super::service::{Payload, payload};
 
-/// The codes by which WeChat refuses the code that a user brought.
-const ABOUT_THE_CODE: [i64; 4] = [40029, 40163, 40226, 42003];
+/// WeChat takes the user for a high risk.
+const BLOCKED: i64 = 40226;
 
 /// One occurrence of a problem.
 #[derive(Debug)]
@@ -187,6 +187,7 @@ impl From<StoreError> for Problem {
                 "The store holds something unreadable; an operator has to look at the log."
             }
         };
+        tracing::warn!(error = %err, "a request failed for the store");
         let problem = Self::new(ProblemType::StoreUnavailable, detail);
         problem.retry_after(Duration::from_secs(5))
     }
@@ -194,26 +195,33 @@ impl From<StoreError> for Problem {
 
 impl From<WrongKind> for Problem {
     fn from(err: WrongKind) -> Self {
-        Self::new(ProblemType::WrongAppKind, sentence(&err.to_string()))
+        let mut problem = Self::new(ProblemType::WrongAppKind, sentence(&err.to_string()));
+        problem.more.field = err.field.map(str::to_owned);
+        problem
     }
 }
 
 impl From<ExchangeError> for Problem {
     fn from(err: ExchangeError) -> Self {
-        const AGAIN: &str = "Let the user authorise again.";
+        const AGAIN: &str =
+            "Let the user authorise again; in a mini program, call `wx.login` again.";
         let said = sentence(&err.to_string());
         match err {
             ExchangeError::WrongKind(err) => err.into(),
-            ExchangeError::CodeUsed => Self::new(ProblemType::CodeUsed, said).adding(AGAIN),
+            ExchangeError::CodeUsed | ExchangeError::NoLongerTold => {
+                Self::new(ProblemType::CodeUsed, said).adding(AGAIN)
+            }
             ExchangeError::MaybeSpent(_) => {
                 Self::new(ProblemType::CodeMaybeSpent, said).adding(AGAIN)
             }
-            ExchangeError::Refused(api) if ABOUT_THE_CODE.contains(&api.code) => Self::new(
-                ProblemType::CodeRefused,
-                said,
-            )
-            .adding(AGAIN)
-            .with_wechat(api.code, Some(&api.message), api.rid.as_deref()),
+            ExchangeError::Refused(api) if !is_about_the_app(&api) => {
+                let todo = match api.code {
+                    BLOCKED => "WeChat takes the user for a high risk; trying again may not help.",
+                    _ => AGAIN,
+                };
+                let problem = Self::new(ProblemType::CodeRefused, said).adding(todo);
+                problem.with_wechat(api.code, Some(&api.message), api.rid.as_deref())
+            }
             ExchangeError::Refused(api) => {
                 let mut problem = refused(&api, "code").adding(
                     "The code is of no use any more: once this is put right, let the user \
@@ -226,9 +234,17 @@ impl From<ExchangeError> for Problem {
             ExchangeError::Unreachable(err) => unanswered(&err)
                 .adding("The code was not sent, so it is unspent: send the same request again.")
                 .retry_after(Duration::from_secs(2)),
-            ExchangeError::Store(err) => err.into(),
+            ExchangeError::Store(err) => {
+                Self::from(err).adding("With its proof, the same request is safe to send again.")
+            }
         }
     }
+}
+
+/// Whether a refusal to exchange a code is about the app's own standing or credentials, so that a
+/// person has to put something right.
+fn is_about_the_app(api: &ApiError) -> bool {
+    matches!(api.action_with_secret(), Action::Human)
 }
 
 impl From<ProfileError> for Problem {
@@ -238,7 +254,10 @@ impl From<ProfileError> for Problem {
             ProfileError::WrongKind(err) => err.into(),
             ProfileError::Reauthorize { authorize, .. } => {
                 let todo = match authorize {
-                    Some(_) => "Send the user to `authorize_url`.",
+                    Some(_) => {
+                        "Put `state` into the browser's session, and send the user to \
+                         `authorize_url`."
+                    }
                     None => {
                         "Call oauth/authorize-url for the address to send the user to, or give \
                          `redirect_uri` to be told it here."

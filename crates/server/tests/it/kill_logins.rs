@@ -106,7 +106,7 @@ async fn a_kill_loses_no_login_and_no_grant_and_repeats_no_code() {
     assert!(!known.is_empty(), "{chance}");
     for (user, login) in &known {
         assert_eq!(login.answer.as_ref().unwrap()["openid"], openid(*user).as_str(), "{chance}");
-        let read = eventually(Duration::from_secs(60), || async {
+        let read = eventually(Duration::from_secs(30), || async {
             let (status, _) = read_profile(&server, &key, *user).await;
             (status == 200).then_some(())
         });

@@ -171,8 +171,8 @@ async fn what_wechat_says_of_a_code_becomes_a_problem() {
         (40163, ProblemType::CodeRefused),
         (42003, ProblemType::CodeRefused),
         (40226, ProblemType::CodeRefused),
-        (-1, ProblemType::WeChatBusy),
-        (45011, ProblemType::WeChatQuota),
+        (-1, ProblemType::CodeRefused),
+        (45011, ProblemType::CodeRefused),
         (40013, ProblemType::WeChatRefused),
         (40125, ProblemType::WeChatRefused),
         (50007, ProblemType::WeChatForbidden),
@@ -183,7 +183,9 @@ async fn what_wechat_says_of_a_code_becomes_a_problem() {
         let answer = exchange(&world, "", &body).await;
         let problem = answer.check_problem(kind);
         assert_eq!(problem["wechat"]["errcode"], code, "{problem}");
-        assert!(problem["detail"].as_str().unwrap().contains("authorise again"), "{problem}");
+        // A user whom WeChat blocks is blocked the next time too.
+        let advice = if code == 40226 { "high risk" } else { "authorise again" };
+        assert!(problem["detail"].as_str().unwrap().contains(advice), "{problem}");
         assert_eq!(answer.header("retry-after"), None);
         world.sim.remove_fault(fault);
         // The code is gone, whatever was wrong: its repeat is told the same.

@@ -274,19 +274,21 @@ impl ProblemType {
             Self::BodyTimeout => "The body did not arrive in time. Send it again.",
             Self::CodeUsed => {
                 "Somebody brought this code before, and neither `binding` nor `Idempotency-Key` \
-                 shows that it was the same browser or request. Let the user authorise again."
+                 shows that it was the same browser or request; or it did, and more than ten \
+                 minutes ago. Let the user authorise again."
             }
             Self::CodeMaybeSpent => {
                 "The code was sent to WeChat and its answer is lost. It is not sent again. Let the \
                  user authorise again."
             }
             Self::CodeRefused => {
-                "The code is over, used elsewhere, made up, or of another app; `wechat` has the \
-                 code and the text. Let the user authorise again."
+                "The code is over, used elsewhere, made up, or of another app, or WeChat is busy; \
+                 `wechat` has the code and the text. The code is of no use any more: let the user \
+                 authorise again."
             }
             Self::Reauthorize => {
-                "No authorisation that reads profiles lives: send the user to `authorize_url`, and \
-                 expect `state` back. Both are null when no redirect URI is known: call \
+                "No authorisation that reads profiles lives: put `state` into the browser's \
+                 session, and send the user to `authorize_url`. Both are null when no redirect URI is known: call \
                  oauth/authorize-url, or give `redirect_uri`."
             }
             Self::BodyTooLarge => {
