@@ -25,10 +25,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 impl Walk<'_> {
     /// Walks through the logins.
     pub(super) async fn logins(&mut self) -> Result<(), Failure> {
-        // Who logs in here consents without a click.
+        // Nobody clicks here: at first since nobody is asked, later since all consent at once.
         let switches = self.world.sim.switches();
-        self.world.sim.set_switches(Switches { auto_consent: true, ..switches });
+        self.world.sim.set_switches(Switches { auto_consent: false, ..switches.clone() });
         self.a_login().await?;
+        self.world.sim.set_switches(Switches { auto_consent: true, ..switches });
         self.a_profile().await?;
         self.a_renewal().await?;
         self.a_month().await?;
@@ -53,11 +54,14 @@ impl Walk<'_> {
         let exchanged = self.count(EXCHANGE, shop, None) - before;
 
         self.story.figure("the openid", &first.text("openid"))?;
+        self.story.figure("the scope", &first.text("scope"))?;
         let again = if second.body == first.body { "the same" } else { "another answer" };
         self.story.figure("the same browser, again", &again)?;
         self.story.figure("another browser with that code", &problem(&other))?;
         self.story.figure("calls of sns/oauth2/access_token", &exchanged)?;
         self.story.check(first.text("openid") == FOLLOWER, "this is not who logged in")?;
+        let scope = first.text("scope");
+        self.story.check(scope == "snsapi_base", "more was asked for than the openid")?;
         self.story.check(second.body == first.body, "the repeat was not answered the same")?;
         self.story.check(other.status == 409, "a forwarded link logged somebody in")?;
         self.story.check(exchanged == 1, "the code was sent to WeChat more than once")?;
@@ -75,20 +79,33 @@ impl Walk<'_> {
         let page = json!({"redirect_uri": BACK, "scope": "snsapi_userinfo"});
         let code = self.consent(shop, &page, STRANGER).await?;
         let identity = self.exchange(shop, &code, "this browser").await?;
-        let profile = self.profile(shop).await?;
-        let again = self.profile(shop).await?;
+        let profile = self.profile(shop, false).await?;
+        let again = self.profile(shop, false).await?;
         let asked = self.count(PROFILE, shop, None) - before;
         let url = format!("{}/v1/apps/{}/users/{STRANGER}", self.world.api, shop.alias);
         let follower = self.client.get(&url, Some(&self.key())).await?;
+        let told = [&identity, &profile, &again, &follower].map(|answer| answer.body.to_string());
+        let mut tokens = vec![self.read_token(shop).await?.text("access_token").to_owned()];
+        for WebGrant { web_token, refresh_token, .. } in
+            self.world.sim.grants_of(shop.appid, STRANGER)
+        {
+            tokens.extend([web_token, refresh_token]);
+        }
+        let is_seen = |token: &&String| told.iter().any(|answer| answer.contains(token.as_str()));
+        let seen = tokens.iter().filter(is_seen).count();
 
         self.story.quote("grants/…/profile", &profile.body.to_string())?;
         self.story.quote("users/…", &follower.body.to_string())?;
         self.story.figure("calls of sns/userinfo for two reads", &asked)?;
+        let words = format!("{seen} of {}", tokens.len());
+        self.story.figure("WeChat's tokens in these answers", &words)?;
         let told = !profile.text("nickname").is_empty() && identity.text("openid") == STRANGER;
         self.story.check(told, "the profile is not that of the user")?;
         let unknown = follower.body["subscribe"] == Value::Bool(false);
         self.story.check(unknown, "the user follows after all")?;
         self.story.check(again.body == profile.body && asked == 1, "WeChat was asked again")?;
+        self.story.check(tokens.len() == 3, "WeChat gave other tokens than it should")?;
+        self.story.check(seen == 0, "a service was told a token")?;
         self.story.proves("each kind of token tells its own things, and no service sees either")
     }
 
@@ -100,7 +117,7 @@ impl Walk<'_> {
         )?;
         self.world.advance(125 * MINUTE).await?;
         let before = self.count(RENEWAL, shop, None);
-        let reads = join_all((0..SERVICES).map(|_| self.profile(shop))).await;
+        let reads = join_all((0..SERVICES).map(|_| self.profile(shop, false))).await;
         let reads = reads.into_iter().collect::<Result<Vec<_>, _>>()?;
         let renewed = self.count(RENEWAL, shop, None) - before;
         let answered = reads.iter().filter(|read| read.status == 200).count();
@@ -116,22 +133,35 @@ impl Walk<'_> {
         let [shop, _] = &self.world.apps;
         self.story.step(
             "Thirty-one days later the user has to authorise again",
-            "A refresh token lives for 30 days from the authorisation, and no renewal prolongs it. The\n\
-             days pass at once, as for a machine that slept.",
+            "A refresh token lives for 30 days from the authorisation. After 29 of them the web token\n\
+             is renewed once more, which prolongs nothing. The days pass at once, as for a machine\n\
+             that slept.",
         )?;
-        self.world.leap(31 * DAY).await;
-        let over = self.profile(shop).await?;
+        let before = self.count(RENEWAL, shop, None);
+        self.world.leap(29 * DAY).await;
+        let late = self.profile(shop, true).await?;
+        let renewed = self.count(RENEWAL, shop, None) - before;
+        self.world.leap(2 * DAY).await;
+        let over = self.profile(shop, false).await?;
+        let in_vain = self.count(RENEWAL, shop, None) - before - renewed;
         let url = over.text("authorize_url").to_owned();
-        let code = self.visit(&url, STRANGER, over.text("state")).await?;
-        let identity = self.exchange(shop, &code, "this browser").await?;
-        let profile = self.profile(shop).await?;
 
-        self.story.figure("the service is answered", &problem(&over))?;
+        self.story.figure("after 29 days", &format!("HTTP {}, {renewed} renewal", late.status))?;
+        self.story.figure("after 31 days", &problem(&over))?;
+        self.story.figure("renewals tried after the end", &in_vain)?;
         self.story.quote("in words", over.text("detail"))?;
         self.story.quote("authorize_url", &url)?;
+        let lived = late.status == 200 && renewed == 1;
+        self.story.check(lived, "the web token was not renewed on the last day")?;
+        let ended = over.status == 409 && over.text("type").ends_with(":reauthorize");
+        self.story.check(ended, "the authorisation did not end after thirty days")?;
+        self.story.check(in_vain == 0, "xinfu took the authorisation for prolonged")?;
+        self.story.check(!url.is_empty(), "the answer does not say where to send the user")?;
+
+        let code = self.visit(&url, STRANGER, over.text("state")).await?;
+        let identity = self.exchange(shop, &code, "this browser").await?;
+        let profile = self.profile(shop, false).await?;
         self.story.figure("when the user has been there", &format!("HTTP {}", profile.status))?;
-        let told = over.status == 409 && !url.is_empty();
-        self.story.check(told, "the answer does not say where to send the user")?;
         let back = identity.text("openid") == STRANGER && profile.status == 200;
         self.story.check(back, "the address did not lead back to a profile")?;
         self.story.proves("what only the user can mend is said with the address to send them to")
@@ -213,8 +243,9 @@ impl Walk<'_> {
         self.client.post(&url, Some(&self.key()), &body).await
     }
 
-    async fn profile(&self, app: &DemoApp) -> Result<Answer, Failure> {
-        let url = format!("{}/v1/apps/{}/grants/{STRANGER}/profile", self.world.api, app.alias);
+    async fn profile(&self, app: &DemoApp, fresh: bool) -> Result<Answer, Failure> {
+        let user = format!("{}/v1/apps/{}/grants/{STRANGER}", self.world.api, app.alias);
+        let url = format!("{user}/profile?fresh={fresh}");
         self.client.get(&url, Some(&self.key())).await
     }
 }
