@@ -6,17 +6,20 @@ use base64::{
 };
 use clock::Clock;
 use serde_json::{Map, Value, json};
-use sim::{AppKind, AppSpec, Fault, FaultKind, Scope, Sim, Switches, UserSpec};
+use sim::{AppKind, AppSpec, Fault, FaultKind, Revocation, Scope, Sim, Switches, UserSpec};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::process::{Folder, PATIENCE, Printed, SimProcess, http};
+use crate::process::{Folder, PATIENCE, Printed, Server, SimProcess, http};
 
 /// With characters that queries escape.
 const SECRET: &str = "canary+Secret/one=0123456789";
 const WRONG: &str = "canary+Secret/wrong=987654321";
 const BINDING: &str = "canary+Binding/of=0a-browser";
 const NICKNAME: &str = "canary-nickname-of-a-user";
+const STATE: &str = "canaryStateOfABrowser0123456789";
+/// Stands in the query of a redirect URI.
+const RETURN_KEY: &str = "canary-return-key-0123456789";
 
 /// What must not be seen, and everything that was.
 struct Canaries {
@@ -241,6 +244,48 @@ impl Canaries {
     }
 }
 
+/// Sends the user to WeChat, wrongly and rightly, and again after they took back what they
+/// authorised. The state and the redirect URI are told in the right answers, and nowhere else.
+async fn check_pages(canaries: &mut Canaries, server: &Server, key: &str, sim: &Sim) {
+    let back = format!("https://shop.example/back?return={RETURN_KEY}");
+    canaries.hide("a state", STATE);
+    canaries.hide("what a redirect URI carries", RETURN_KEY);
+    let code = canaries.code(sim);
+    let exchange = "/v1/apps/one/oauth/exchange";
+    let (status, answer) = server.post(exchange, key, &json!({"code": code})).await;
+    assert_eq!(status, 200, "{answer}");
+    canaries.answered((status, answer));
+    canaries.hide_tokens(sim);
+
+    let page = "/v1/apps/one/oauth/authorize-url";
+    for wrong in [
+        json!({"redirect_uri": back, "state": STATE, "scope": "snsapi_login"}),
+        json!({"redirect_uri": back, "state": format!("{STATE}-")}),
+        json!({"redirect_uri": back, "state": [STATE]}),
+        json!({"redirect_uri": back, "state": STATE, "scope": STATE}),
+        json!({"redirect_uri": format!("ftp{back}"), "state": STATE}),
+        json!({"redirect_uri": [back], "state": STATE}),
+    ] {
+        let (status, answer) = server.post(page, key, &wrong).await;
+        assert_eq!(status, 400, "{answer}");
+        canaries.answered((status, answer));
+    }
+    let wish = json!({"redirect_uri": back, "state": STATE, "scope": "snsapi_userinfo"});
+    let (status, answer) = server.post(page, key, &wish).await;
+    assert_eq!((status, &answer["state"]), (200, &json!(STATE)), "{answer}");
+    assert!(answer["url"].as_str().unwrap().contains(RETURN_KEY), "{answer}");
+
+    sim.revoke_grant("wx1", "oUser", Revocation::Revoked).unwrap();
+    let profile = "/v1/apps/one/grants/oUser/profile?fresh=true";
+    let query = format!("redirect_uri=https%3A%2F%2Fshop.example%2Fback%3Freturn%3D{RETURN_KEY}");
+    for url in [profile.to_owned(), format!("{profile}&{query}")] {
+        let (status, answer) = server.get(&url, key).await;
+        assert_eq!(status, 409, "{answer}");
+        assert_eq!(answer["type"], "urn:xinfu:problem:reauthorize", "{answer}");
+        canaries.hide("a state", answer["state"].as_str().unwrap());
+    }
+}
+
 async fn check_logins(format: &str) {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (sim, wechat) = simulator(&tasks, &stop).await;
@@ -308,6 +353,8 @@ async fn check_logins(format: &str) {
         sim.remove_fault(fault);
         canaries.hide_tokens(&sim);
     }
+
+    check_pages(&mut canaries, &server, &key, &sim).await;
 
     let js_code = sim.issue_js_code("wx2", "oUser").unwrap();
     canaries.hide("a js_code", &js_code);
