@@ -73,7 +73,11 @@ impl<'a> Query<'a> {
 
     /// Whether something is wished: `true` or `false`, which it is too when it is not given.
     pub(super) fn flag(&self, name: &'static str) -> Result<bool, Problem> {
-        self.word(name).map(Option::unwrap_or_default)
+        match self.text(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::invalid(name, format!("`{name}` is `true` or `false`."))),
+        }
     }
 
     /// One of a few words, if it is given.
@@ -312,6 +316,14 @@ mod tests {
         assert_eq!(parse(""), Some((None, None)));
         assert_eq!(parse("a=1&b=%E5%BE%AE+x"), Some((some("1"), some("微 x"))));
         assert_eq!(parse("a&b=c=d"), Some((some(""), some("c=d"))));
+        let flag = |query: &'static str| {
+            Query::parse(Some(query), &["a"]).and_then(|query| query.flag("a"))
+        };
+        for (query, set) in [("", false), ("a=false", false), ("a=true", true)] {
+            assert_eq!(flag(query).ok(), Some(set), "{query}");
+        }
+        let told = format!("{:?}", flag("a=1").unwrap_err());
+        assert!(told.contains("`a` is `true` or `false`."), "{told}");
         for bad in ["c=1", "a=1&a=1", "a=%00", "a=%0a", "a=%", "a=%4", "a=%zz", "a=%ff", "%ff=1"] {
             assert_eq!(parse(bad), None, "{bad}");
         }

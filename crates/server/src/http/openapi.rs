@@ -291,7 +291,8 @@ fn description(operation: Operation) -> &'static str {
              the browser's session, and take no code that comes with another. The host of \
              `redirect_uri` must be registered in WeChat's console. Without `scope`, the narrowest \
              of the app's kind is meant: `snsapi_base`, on websites `snsapi_login`. Pages of \
-             official accounts open inside WeChat only. `lang` matters on the page with the QR code."
+             official accounts open inside WeChat only. `lang` matters for websites only, whose page \
+             has the QR code."
         }
         Operation::ExchangeCode => {
             "A code is sent to WeChat at most once, whatever happens. Whoever repeats it within 10 \
@@ -304,9 +305,11 @@ fn description(operation: Operation) -> &'static str {
              when it was never learnt; it is never the openid."
         }
         Operation::ReadGrants => {
-            "One for each scope, the widest first. `live` means that profiles can be read or the \
-             token renewed; 30 days after the authorisation a grant is over, whatever was renewed. \
-             `ended` has WeChat's errcode for one that ended before: 40030, 42002 or 42007."
+            "One for each scope, the widest first. `live` means that the grant can still be used: \
+             there is a web token, or what renews it; one of `snsapi_base` reads no profile even \
+             so. 30 days after the authorisation a grant is over, whatever was renewed. `ended` has \
+             WeChat's errcode for one that ended before: 40029, 40030, 42002 or 42007. Of a user \
+             of whom only the unionid is known, `grants` is empty."
         }
         Operation::ForgetUser => {
             "Grants, profile, unionid and sessions of mini programs; the audit log keeps that it \
@@ -319,7 +322,8 @@ fn description(operation: Operation) -> &'static str {
              0 and `province`, `city`, `country` empty since 20 October 2021, and `headimgurl` \
              empty without an avatar; the address dies when the user changes it. A grant of \
              `snsapi_base` reads no profile. When the user has to authorise again, the problem \
-             `reauthorize` has the address to send them to. What the account knows of followers, \
+             `reauthorize` has the address to send them to, and the `state` to put into their \
+             session first. What the account knows of followers, \
              such as tags and remarks, is with `readUser`."
         }
         Operation::MiniLogin => {
@@ -365,8 +369,9 @@ fn parameter(operation: Operation, place: &str, name: &str) -> Value {
             json!(true),
         ),
         "redirect_uri" => (
-            "Where the user would come back to, should they have to authorise again; without it, \
-             where they last did.",
+            "Where the user would come back to, should they have to authorise again. Without it, \
+             what the exchange was given, else the scheme, host and path that this key last gave to \
+             `authorizeUrl` in this process; when there is none, the problem has no address.",
             json!({ "type": "string", "maxLength": 1000 }),
             json!("https://www.example.com/wechat/callback"),
         ),

@@ -389,7 +389,7 @@ fn grants() -> Value {
     let ended = object(
         &[
             ("at", integer("When WeChat said so, in Unix seconds.")),
-            ("errcode", integer("40030, 42002 or 42007.")),
+            ("errcode", integer("40029, 40030, 42002 or 42007.")),
         ],
         &[],
     );
