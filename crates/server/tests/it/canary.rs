@@ -245,18 +245,11 @@ impl Canaries {
 }
 
 /// Sends the user to WeChat, wrongly and rightly, and again after they took back what they
-/// authorised. The state and the redirect URI are told in the right answers, and nowhere else.
+/// authorised. State and redirect URI are told in the right answers, and stand nowhere else.
 async fn check_pages(canaries: &mut Canaries, server: &Server, key: &str, sim: &Sim) {
     let back = format!("https://shop.example/back?return={RETURN_KEY}");
     canaries.hide("a state", STATE);
     canaries.hide("what a redirect URI carries", RETURN_KEY);
-    let code = canaries.code(sim);
-    let exchange = "/v1/apps/one/oauth/exchange";
-    let (status, answer) = server.post(exchange, key, &json!({"code": code})).await;
-    assert_eq!(status, 200, "{answer}");
-    canaries.answered((status, answer));
-    canaries.hide_tokens(sim);
-
     let page = "/v1/apps/one/oauth/authorize-url";
     for wrong in [
         json!({"redirect_uri": back, "state": STATE, "scope": "snsapi_login"}),
@@ -275,6 +268,13 @@ async fn check_pages(canaries: &mut Canaries, server: &Server, key: &str, sim: &
     assert_eq!((status, &answer["state"]), (200, &json!(STATE)), "{answer}");
     assert!(answer["url"].as_str().unwrap().contains(RETURN_KEY), "{answer}");
 
+    // Where the user came back to is kept with the grant.
+    let code = canaries.code(sim);
+    let exchange = "/v1/apps/one/oauth/exchange";
+    let (status, answer) = server.post(exchange, key, &json!({"code": code})).await;
+    assert_eq!(status, 200, "{answer}");
+    canaries.answered((status, answer));
+    canaries.hide_tokens(sim);
     sim.revoke_grant("wx1", "oUser", Revocation::Revoked).unwrap();
     let profile = "/v1/apps/one/grants/oUser/profile?fresh=true";
     let query = format!("redirect_uri=https%3A%2F%2Fshop.example%2Fback%3Freturn%3D{RETURN_KEY}");
