@@ -186,8 +186,16 @@ fn problems(route: &Route) -> Vec<ProblemType> {
     /// How an answer gets lost, where that is all that is lost.
     const LOST: [P; 2] = [P::WeChatUnreadable, P::WeChatTimeout];
     /// What becomes of a code.
-    const CODE: [P; 5] =
-        [P::WrongAppKind, P::CodeUsed, P::CodeMaybeSpent, P::CodeRefused, P::StoreUnavailable];
+    const CODE: [P; 8] = [
+        P::WrongAppKind,
+        P::CodeUsed,
+        P::CodeMaybeSpent,
+        P::CodeRefused,
+        P::WeChatForbidden,
+        P::WeChatRefused,
+        P::WeChatUnreachable,
+        P::StoreUnavailable,
+    ];
     let mut kinds = vec![P::Malformed, P::Invalid, P::Internal];
     if route.access != Access::Public {
         kinds.extend([P::Unauthorized, P::Forbidden, P::AppNotFound]);
@@ -208,10 +216,7 @@ fn problems(route: &Route) -> Vec<ProblemType> {
             kinds.extend(LOST);
         }
         Operation::AuthorizeUrl => kinds.push(P::WrongAppKind),
-        Operation::ExchangeCode | Operation::MiniLogin => {
-            kinds.extend(CODE);
-            kinds.extend(CALL);
-        }
+        Operation::ExchangeCode | Operation::MiniLogin => kinds.extend(CODE),
         Operation::ReadGrants => kinds.extend([P::NoGrant, P::StoreUnavailable]),
         Operation::ForgetUser => kinds.push(P::StoreUnavailable),
         Operation::ReadProfile => {
