@@ -15,6 +15,10 @@ const REQUIRED: [(&str, Option<usize>); 7] = [
 ];
 
 const README: &str = "README.md";
+/// Where the guides are.
+const GUIDES: &str = "docs/guide/";
+/// How the path of a document in Chinese ends.
+const CHINESE: &str = ".zh-CN.md";
 const README_CHINESE: &str = "README.zh-CN.md";
 const PROMISES: &str = "docs/promises.md";
 
@@ -32,9 +36,7 @@ pub(super) fn check(files: &[TextFile]) -> Vec<Finding> {
             findings.push(Finding::new(path, limit + 1, message));
         }
     }
-    if let (Some(english), Some(chinese)) = (find(files, README), find(files, README_CHINESE)) {
-        findings.extend(twins(english, chinese));
-    }
+    findings.extend(files.iter().flat_map(|file| in_both_languages(file, files)));
     if let Some(promises) = find(files, PROMISES) {
         findings.extend(named_tests(promises, files));
         findings.extend(planted_bugs(promises, files));
@@ -48,7 +50,24 @@ fn find<'a>(files: &'a [TextFile], path: &str) -> Option<&'a TextFile> {
     files.iter().find(|file| file.path == path)
 }
 
-/// The two READMEs have the same headings, by level, and the same code, comments left out.
+/// A document in Chinese, or a guide, has a twin in the other language.
+fn in_both_languages(file: &TextFile, files: &[TextFile]) -> Vec<Finding> {
+    if let Some(name) = file.path.strip_suffix(CHINESE) {
+        return match find(files, &format!("{name}.md")) {
+            Some(english) => twins(english, file),
+            None => vec![Finding::new(&file.path, 1, "has no English twin")],
+        };
+    }
+    let guide = file.path.strip_prefix(GUIDES).and_then(|_| file.path.strip_suffix(".md"));
+    match guide {
+        Some(name) if find(files, &format!("{name}{CHINESE}")).is_none() => {
+            vec![Finding::new(&file.path, 1, "has no Chinese twin")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Two translations have the same headings, by level, and the same code, comments left out.
 fn twins(english: &TextFile, chinese: &TextFile) -> Vec<Finding> {
     let (ours, theirs) = (Outline::of(&english.text), Outline::of(&chinese.text));
     let mut findings = Vec::new();
@@ -221,6 +240,22 @@ mod tests {
         let findings = check(&files);
         assert_eq!(findings.len(), REQUIRED.len());
         assert!(findings.iter().any(|finding| finding.line == 151));
+    }
+
+    #[test]
+    fn guides_are_in_both_languages() {
+        let (english, chinese) = ("docs/guide/x.md", "docs/guide/x.zh-CN.md");
+        let findings = |files: &[TextFile]| {
+            let all = files.iter().flat_map(|file| in_both_languages(file, files));
+            all.map(|finding| (finding.path, finding.line)).collect::<Vec<_>>()
+        };
+        let (one, same) = (file(english, "# A\n"), file(chinese, "# 甲\n"));
+        assert_eq!(findings(&[file(english, "# A\n"), same]), []);
+        assert_eq!(findings(&[one]), [(english.to_owned(), 1)]);
+        assert_eq!(findings(&[file(chinese, "# 甲\n")]), [(chinese.to_owned(), 1)]);
+        let other = [file(english, "# A\n"), file(chinese, "## 甲\n")];
+        assert_eq!(findings(&other), [(chinese.to_owned(), 1)]);
+        assert_eq!(findings(&[file("docs/other.md", "# A\n")]), []);
     }
 
     #[test]
