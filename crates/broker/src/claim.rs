@@ -2,8 +2,8 @@
 //!
 //! Whoever brings a code claims it in the store before anything is sent. The claim has one owner
 //! for ever, so no process needs to know which others live: a claim that its owner has not settled
-//! by its deadline belongs to a process that died, and then nobody knows whether the code is
-//! spent. Only when no byte was sent to WeChat the claim is taken back, as if it had never been.
+//! by its deadline belongs to a process that died or cannot reach the store, and then nobody else
+//! knows whether the code is spent. Only when no byte was sent to WeChat the claim is taken back, as if it had never been.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,10 +19,13 @@ use crate::{
     store::{Claim, Kept, OUTCOME_KEPT, Place, StoreError, StoreResult},
 };
 
-/// Beyond WeChat's answer, the owner of a claim needs so long at most to store it.
+/// Beyond WeChat's answer, the owner of a claim needs so long at most to store it, in a store that
+/// answers.
 const TO_SETTLE: Duration = Duration::from_secs(10);
 /// How often a process that waits for a claim of another one looks at it.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often a store that is away is tried.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// A store that is away is waited for so long with what WeChat has answered.
 const HOLD_ON: Duration = Duration::from_secs(300);
 
@@ -239,6 +242,7 @@ impl Broker {
     async fn outcome_of(&self, claimed: &Claim) -> Result<Option<Outcome>, ExchangeError> {
         // By our own time too: the store's may be set back meanwhile.
         let enough = tokio::time::Instant::now() + self.patience();
+        let mut last_look = false;
         loop {
             let found = self.0.store.find_claim(&claimed.app, &claimed.code).await?;
             let Some(claim) = found.filter(|found| found.owner == claimed.owner) else {
@@ -257,8 +261,14 @@ impl Broker {
                 (None, _) => {
                     let of_another_time = claim.claimed_at > now + SET_BACK;
                     let over = claim.deadline <= now || enough <= tokio::time::Instant::now();
+                    // A store that is just back may have an owner who is about to settle.
+                    if over && !of_another_time && !std::mem::replace(&mut last_look, true) {
+                        tokio::time::sleep(2 * TRY_AGAIN).await;
+                        continue;
+                    }
                     if over || of_another_time {
-                        let reason = "who was exchanging it died".to_owned();
+                        let reason =
+                            "who was exchanging it died, or cannot reach the store".to_owned();
                         return Err(ExchangeError::MaybeSpent(reason));
                     }
                 }
@@ -273,7 +283,6 @@ impl Broker {
     where
         F: Future<Output = StoreResult<T>>,
     {
-        const EVERY: Duration = Duration::from_secs(1);
         let enough = tokio::time::Instant::now() + HOLD_ON;
         let mut told = false;
         loop {
@@ -282,7 +291,7 @@ impl Broker {
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!(error = %err, "an answer of WeChat's waits for the store");
                     }
-                    tokio::time::sleep(EVERY).await;
+                    tokio::time::sleep(TRY_AGAIN).await;
                 }
                 answer => return answer,
             }

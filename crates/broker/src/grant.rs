@@ -18,11 +18,14 @@ use crate::{
     login::{Authorize, AuthorizeUrl, WrongKind, scope_of},
     random::random_word,
     seal::Sealed,
-    store::{Acquired, GrantId, GrantRow, Lease, Place, ProfileRow, StoreError, StoreResult},
+    store::{
+        Acquired, GrantId, GrantRow, Lease, PROFILE_KEPT, Place, ProfileRow, StoreError,
+        StoreResult,
+    },
 };
 
 /// How long a profile is told again without asking WeChat.
-pub const PROFILE_LIFE: Duration = Duration::from_secs(3600);
+pub const PROFILE_LIFE: Duration = PROFILE_KEPT;
 
 /// What we hold of one user of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -475,9 +478,17 @@ impl Broker {
             }
             Err(error) => return Err(error.into()),
         };
-        // One that was replaced or forgotten meanwhile stays so.
         if !self.patiently(|| self.0.store.put_tokens(&new, &seen.version)).await? {
-            return Ok(None);
+            // One that was replaced or forgotten meanwhile stays so. But while the store was away,
+            // somebody may have heard that the refresh token is over because this one replaced it.
+            let stored = self.find_grant(&new.id).await?;
+            let ended = stored.filter(|it| {
+                it.ended.is_some() && it.authorised_at == new.authorised_at && new.tokens.is_some()
+            });
+            let Some(ended) = ended else { return Ok(None) };
+            if !self.patiently(|| self.0.store.put_tokens(&new, &ended.version)).await? {
+                return Ok(None);
+            }
         }
         Ok(Some(if new.tokens.is_some() { Renewed::Live(Box::new(new)) } else { Renewed::Over }))
     }

@@ -28,8 +28,8 @@ use clock::Timestamp;
 use wechat::{AppId, OpenId};
 
 pub use logins::{
-    CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, Logins, OUTCOME_KEPT, ProfileRow,
-    SessionRow,
+    CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, Logins, OUTCOME_KEPT, PROFILE_KEPT,
+    ProfileRow, SessionRow,
 };
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;

@@ -27,24 +27,25 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut awaited = {
+        let (mut awaited, begun) = {
             let mut under_way = lock(&self.0);
             match under_way.get(&key) {
-                Some(awaited) => awaited.clone(),
+                Some(awaited) => (awaited.clone(), None),
                 None => {
                     let (end, awaited) = watch::channel(None);
                     under_way.insert(key.clone(), awaited.clone());
-                    let gone = Gone { of: Arc::clone(&self.0), key };
-                    tasks.spawn(async move {
-                        let result = work.await;
-                        // Who comes from now on begins anew.
-                        drop(gone);
-                        end.send_replace(Some(result));
-                    });
-                    awaited
+                    (awaited, Some((end, Gone { of: Arc::clone(&self.0), key })))
                 }
             }
         };
+        if let Some((end, gone)) = begun {
+            tasks.spawn(async move {
+                let result = work.await;
+                // Who comes from now on begins anew.
+                drop(gone);
+                end.send_replace(Some(result));
+            });
+        }
         awaited.wait_for(Option::is_some).await.ok().and_then(|result| result.clone())
     }
 }

@@ -97,7 +97,8 @@ pub struct RedirectUri(String);
 /// No address to send a browser to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a redirect URI is `https://host…` or `http://host…`, without a user, in at most 1000 visible ASCII characters"
+    "a redirect URI is `https://host…` or `http://host…`, without a user and without `code` or \
+     `state` in its query, which WeChat adds, in at most 1000 visible ASCII characters"
 )]
 pub struct InvalidRedirect;
 
@@ -126,7 +127,10 @@ impl FromStr for RedirectUri {
         let web = [Scheme::HTTP, Scheme::HTTPS].iter().any(|scheme| uri.scheme() == Some(scheme));
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let host = uri.host().is_some_and(|host| !host.is_empty()) && !authority.contains('@');
-        if text.len() <= LONGEST && visible && web && host {
+        // They would be those of an earlier login, and stand beside the ones that WeChat adds.
+        let named = |part: &str| matches!(part.split('=').next(), Some("code" | "state"));
+        let plain = !uri.query().unwrap_or_default().split('&').any(named);
+        if text.len() <= LONGEST && visible && web && host && plain {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidRedirect)
@@ -248,8 +252,11 @@ mod tests {
 
     #[test]
     fn a_redirect_goes_to_a_host() {
-        for fine in ["https://a.example", "http://127.0.0.1:8080/cb?x=1", "https://a.example/#/cb"]
-        {
+        for fine in [
+            "https://a.example",
+            "http://127.0.0.1:8080/cb?x=1&barcode=2&statement=3",
+            "https://a.example/#/cb",
+        ] {
             assert_eq!(fine.parse::<RedirectUri>().unwrap().as_str(), fine);
         }
         let long = format!("https://a.example/{}", "a".repeat(1000));
@@ -266,6 +273,8 @@ mod tests {
             "https://a.example/微",
             "https://a.example\\@b.example",
             "https:///cb",
+            "https://a.example/cb?code=C1&state=S1",
+            "https://a.example/cb?x=1&state=S1#y",
             &long,
         ] {
             assert_eq!(bad.parse::<RedirectUri>(), Err(InvalidRedirect), "{bad}");

@@ -14,6 +14,8 @@ use crate::{audit::AuditEntry, seal::Sealed, slot::SET_BACK};
 pub const CLAIM_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// What an exchange gave is told again for so long.
 pub const OUTCOME_KEPT: Duration = Duration::from_secs(600);
+/// A profile is kept for so long.
+pub const PROFILE_KEPT: Duration = Duration::from_secs(3600);
 /// A grant is remembered for so long after the authorisation, and can no longer be used for most
 /// of that time.
 pub const GRANT_KEPT: Duration = Duration::from_secs(180 * 86_400);
@@ -34,8 +36,8 @@ pub struct Claim {
     pub owner: String,
     /// When it was made.
     pub claimed_at: Timestamp,
-    /// Until when its owner must have settled it: one that has not by then died, and nobody knows
-    /// whether the code is spent.
+    /// Until when its owner must have settled it: one that has not by then died or cannot reach the
+    /// store, and nobody else knows whether the code is spent.
     pub deadline: Timestamp,
     /// When it was settled.
     pub settled_at: Option<Timestamp>,
@@ -162,8 +164,8 @@ pub trait Logins: Send + Sync {
         limit: usize,
     ) -> StoreResult<Vec<GrantRow>>;
 
-    /// Replaces the tokens and the end of the grant whose version is `over`, and nothing else of
-    /// it. `false`: it has another, or is gone.
+    /// Replaces the tokens and the end of the grant whose version is `over`; its profile goes when it
+    /// has ended; the rest stays. `false`: it has another, or is gone.
     async fn put_tokens(&self, row: &GrantRow, over: &str) -> StoreResult<bool>;
 
     /// Keeps the profile that was read with a grant, and the unionid if the profile told it.
@@ -190,7 +192,7 @@ pub trait Logins: Send + Sync {
         audit: &AuditEntry,
     ) -> StoreResult<bool>;
 
-    /// Forgets what is kept for a time only and has had it: claims, outcomes, grants, sessions, at
-    /// most `limit` of each. Answers how many it forgot.
+    /// Forgets what is kept for a time only and has had it: claims, outcomes, grants, profiles,
+    /// sessions, at most `limit` of each. Answers how many it forgot.
     async fn forget_past_logins(&self, limit: usize) -> StoreResult<usize>;
 }

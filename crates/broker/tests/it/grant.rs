@@ -1,5 +1,7 @@
 //! Grants: web tokens are kept, renewed and ended as WeChat does.
 
+use std::time::Duration;
+
 use broker::{
     Authorize, Ended, PROFILE_LIFE, ProfileError, ProfileQuery, Proof, app::AppKind, audit::Actor,
 };
@@ -363,6 +365,31 @@ async fn a_renewal_waits_for_the_store() {
     let (_, ()) = tokio::join!(desk.fresh_profile(), away);
     assert_eq!(desk.fresh_profile().await.unwrap().user.nickname, NICKNAME);
     assert_eq!(desk.world.calls(RENEW), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_waited_for_the_store_goes_over_the_end_that_it_caused() {
+    let desk = with_profile(Backend::Memory).await;
+    let second = desk.world.replica().await;
+    desk.world.pass(secs(7201)).await;
+    desk.world.sim.set_switches(Switches { refresh_rotates: true, ..Switches::default() });
+    let slow = FaultKind::LatencyAfter { millis: 2_000 };
+    desk.world.sim.set_fault(Fault::new(slow).on(RENEW).times(1));
+    let away = async {
+        desk.world.pass(secs(1)).await;
+        desk.world.memory.set_reachable(false);
+        // Beyond the lease, and not at the first one's next try.
+        desk.world.pass(Duration::from_millis(30_300)).await;
+        desk.world.memory.set_reachable(true);
+        let (entry, openid) = (second.broker.app(APP).unwrap(), OpenId::new(OPENID));
+        let query = ProfileQuery { fresh: true, ..ProfileQuery::default() };
+        reauthorize(second.broker.profile(&entry, &desk.key, &openid, &query).await);
+    };
+    let (_, ()) = tokio::join!(desk.fresh_profile(), away);
+    desk.world.pass(secs(5)).await;
+    assert!(desk.grants().await.unwrap().grants[0].is_live);
+    assert_eq!(desk.fresh_profile().await.unwrap().user.nickname, NICKNAME);
+    assert_eq!(desk.world.calls(RENEW), 2);
 }
 
 #[tokio::test(start_paused = true)]

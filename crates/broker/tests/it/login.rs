@@ -1,6 +1,6 @@
 //! Logins: a code is exchanged at most once, and only who brought it first hears of it again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use broker::{
     Authorize, Broker, ExchangeError, Identity, Parts, Proof,
@@ -149,6 +149,43 @@ async fn a_repeat_in_flight_joins_in_every_process() {
         assert_eq!(desk.world.calls(EXCHANGE), 1, "{backend:?}");
         second.stop().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_without_the_proof() {
+    let desk = Desk::new(Backend::Memory).await;
+    let other_key = add_key(desk.broker(), "blog").await;
+    desk.world.sim.set_fault(fault(FaultKind::LatencyAfter { millis: 5_000 }));
+    for (proof, keys) in
+        [(Proof::None, [&desk.key, &desk.key]), (Proof::Binding("b"), [&desk.key, &other_key])]
+    {
+        let (code, calls) = (desk.code(Scope::Base), desk.world.calls(EXCHANGE));
+        let both = keys.map(|key| desk.broker().exchange(&desk.entry, key, &code, proof, None));
+        let mut answers: Vec<_> = join_all(both).await.iter().map(kind_of).collect();
+        answers.sort_unstable();
+        assert_eq!(answers, ["identity", "used"], "{proof:?}");
+        assert_eq!(desk.world.calls(EXCHANGE), calls + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_who_waited_for_the_store_is_not_given_up_as_it_comes_back() {
+    let desk = Desk::new(Backend::Memory).await;
+    let second = desk.world.replica().await;
+    desk.world.sim.set_fault(fault(FaultKind::LatencyAfter { millis: 2_000 }));
+    let code = desk.code(Scope::UserInfo);
+    let away = async {
+        desk.world.pass(secs(1)).await;
+        desk.world.memory.set_reachable(false);
+        // Beyond the deadline of the claim, and not at the owner's next try.
+        desk.world.pass(Duration::from_millis(60_300)).await;
+        desk.world.memory.set_reachable(true);
+        let entry = second.broker.app(APP).unwrap();
+        second.broker.exchange(&entry, &desk.key, &code, Proof::Binding("b"), None).await
+    };
+    let (first, repeat) = tokio::join!(desk.exchange(&code, "b"), away);
+    assert_eq!((kind_of(&first), kind_of(&repeat)), ("store", "identity"));
+    assert_eq!(desk.world.calls(EXCHANGE), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,8 @@ use wechat::{Lang, OpenId, Scope, UnionId};
 
 use super::*;
 use crate::store::{
-    CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, OUTCOME_KEPT, ProfileRow, SessionRow,
+    CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, OUTCOME_KEPT, PROFILE_KEPT, ProfileRow,
+    SessionRow,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -218,7 +219,17 @@ pub(super) async fn grants(h: &Handles) {
     let now =
         GrantRow { authorised_at: START + DAY * 2, ..grant_row(&app, "o1", Scope::UserInfo, "v7") };
     assert!(h.keep(&app, 6, &Kept::Grant(now.clone(), None)).await);
-    assert_eq!(h.grants(&app, "o1").await, [base, now]);
+    assert_eq!(h.grants(&app, "o1").await, [base, now.clone()]);
+
+    // With the end of a grant its profile goes.
+    assert!(keep(&now.id, &profile_row(Lang::ZhCn)).await);
+    let renewed = GrantRow { version: "v8".to_owned(), ..now.clone() };
+    assert!(put(&renewed, "v7").await);
+    assert!(h.grants(&app, "o1").await[1].profile.is_some(), "a renewal leaves it");
+    let over =
+        GrantRow { version: "v9".to_owned(), tokens: None, ended: Some((START, 42007)), ..now };
+    assert!(put(&over, "v8").await);
+    assert_eq!(h.grants(&app, "o1").await[1], over);
 }
 
 pub(super) async fn lists_of_grants(h: &Handles) {
@@ -322,6 +333,9 @@ pub(super) async fn forgetting_the_past(h: &Handles, fast_forward: &impl AsyncFn
     }
     let open = claim_row(&app, 4, "me", h.now().await);
     assert_eq!(h.store().claim_code(&open).await.unwrap(), None);
+    let id = h.grants(&app, "o2").await[0].id.clone();
+    let profile = ProfileRow { fetched_at: START, ..profile_row(Lang::ZhCn) };
+    assert!(h.store().put_profile(&id, &profile, None).await.unwrap());
     fast_forward(OUTCOME_KEPT - SECOND).await;
     assert_eq!(forget(10).await, 0);
 
@@ -334,8 +348,13 @@ pub(super) async fn forgetting_the_past(h: &Handles, fast_forward: &impl AsyncFn
     }
     assert_eq!(h.claim(&app, 4).await, Some(open));
 
-    // Then the session, the claims, the grants.
-    fast_forward(DAY - OUTCOME_KEPT).await;
+    // Then the profile, the session, the claims, the grants.
+    fast_forward(PROFILE_KEPT - OUTCOME_KEPT - SECOND).await;
+    assert_eq!(forget(10).await, 0);
+    fast_forward(SECOND).await;
+    assert_eq!((forget(10).await, forget(10).await), (1, 0));
+    assert_eq!(h.grants(&app, "o2").await[0].profile, None);
+    fast_forward(DAY - PROFILE_KEPT).await;
     assert_eq!((forget(10).await, h.session(&app, 1).await), (1, None));
     fast_forward(CLAIM_KEPT - DAY - SECOND).await;
     assert_eq!(forget(10).await, 0);

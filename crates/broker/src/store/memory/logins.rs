@@ -14,7 +14,7 @@ use crate::{
         Place, StoreResult,
         logins::{
             CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, Logins, OUTCOME_KEPT,
-            ProfileRow, SessionRow,
+            PROFILE_KEPT, ProfileRow, SessionRow,
         },
     },
 };
@@ -196,6 +196,9 @@ impl Logins for MemoryStore {
             stored.tokens.clone_from(&row.tokens);
             stored.token_expires_at = row.token_expires_at;
             stored.ended = row.ended;
+            if row.ended.is_some() {
+                stored.profile = None;
+            }
             true
         })
     }
@@ -260,6 +263,13 @@ impl Logins for MemoryStore {
             }
             let grants = |_: &GrantId, row: &mut GrantRow| past(row.authorised_at, GRANT_KEPT);
             forgotten += logins.grants.extract_if(.., grants).take(limit).count();
+            let seen = |row: &&mut GrantRow| {
+                row.profile.as_ref().is_some_and(|it| past(it.fetched_at, PROFILE_KEPT))
+            };
+            for row in logins.grants.values_mut().filter(seen).take(limit) {
+                row.profile = None;
+                forgotten += 1;
+            }
             let sessions = |_: &Key, row: &mut SessionRow| row.expires_at <= now;
             forgotten + logins.sessions.extract_if(.., sessions).take(limit).count()
         })

@@ -35,6 +35,7 @@ CREATE TABLE grants (
     PRIMARY KEY (app, openid, scope)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX grants_authorised_at ON grants (authorised_at);
+CREATE INDEX grants_with_profile ON grants (profile_fetched_at) WHERE profile IS NOT NULL;
 CREATE INDEX grants_tokens_key ON grants (tokens_key);
 CREATE INDEX grants_profile_key ON grants (profile_key);
 

@@ -16,7 +16,7 @@ use crate::{
         StoreResult,
         logins::{
             CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, Logins, OUTCOME_KEPT,
-            ProfileRow, SessionRow,
+            PROFILE_KEPT, ProfileRow, SessionRow,
         },
     },
 };
@@ -240,7 +240,9 @@ impl Logins for SqliteStore {
             let (tokens_key, tokens) = columns(row.tokens.as_ref());
             let put = write.execute(
                 "UPDATE grants SET version = ?5, tokens_key = ?6, tokens = ?7, \
-                     token_expires_at = ?8, ended_at = ?9, ended_errcode = ?10 \
+                     token_expires_at = ?8, ended_at = ?9, ended_errcode = ?10, \
+                     profile_key = iif(?9 IS NULL, profile_key, NULL), \
+                     profile = iif(?9 IS NULL, profile, NULL) \
                  WHERE app = ?1 AND openid = ?2 AND scope = ?3 AND version = ?4",
                 params![
                     row.id.app.as_str(),
@@ -354,6 +356,13 @@ impl Logins for SqliteStore {
                          (SELECT app, openid, scope FROM grants \
                           WHERE authorised_at <= ?1 LIMIT ?2)",
                     before(GRANT_KEPT),
+                ),
+                (
+                    "UPDATE grants SET profile_key = NULL, profile = NULL \
+                     WHERE (app, openid, scope) IN \
+                         (SELECT app, openid, scope FROM grants \
+                          WHERE profile_fetched_at <= ?1 AND profile IS NOT NULL LIMIT ?2)",
+                    before(PROFILE_KEPT),
                 ),
                 (
                     "DELETE FROM mini_sessions WHERE (app, id) IN \
