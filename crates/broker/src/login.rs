@@ -171,8 +171,8 @@ impl Broker {
         Ok(AuthorizeUrl { url, state })
     }
 
-    /// Exchanges a code for the user's identity, and keeps the grant. `redirect_uri` is where the
-    /// user came back to, and would come back to when the grant has ended.
+    /// Exchanges a code for the user's identity, and keeps the grant. `redirect_uri` is the one
+    /// that was given for the page, where the user would come back to when the grant has ended.
     pub async fn exchange(
         &self,
         entry: &Arc<AppEntry>,

@@ -204,8 +204,8 @@ pub(super) fn all() -> Value {
         "Exchange": object(&[
             ("code", code("What WeChat sent the browser back with.")),
             ("binding", binding()),
-            ("redirect_uri", optional("Where the user came back to: remembered, to send them there \
-                again when they have to authorise anew.")),
+            ("redirect_uri", optional("As it was given to `authorize-url`, without `code` and `state`: \
+                remembered, to send the user there again when they have to authorise anew.")),
         ], &["binding", "redirect_uri"]),
         "Identity": identity(),
         "Grants": grants(),
