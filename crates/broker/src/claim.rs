@@ -43,6 +43,8 @@ pub(crate) enum Outcome {
     },
     /// A user of a mini program.
     Session { session: String, openid: String, unionid: Option<String>, expires_at: i64 },
+    /// Handed to the client that brought the code, tokens and all, and not kept.
+    HandedOut,
     /// WeChat refused.
     Refused { code: i64, message: String, rid: Option<String>, refused_ip: Option<String> },
     /// No answer, or none that was understood.
@@ -217,7 +219,7 @@ impl Broker {
                 "{}: the exchange of a code has no answer; its user must authorise again",
                 claim.app
             ),
-            Outcome::Identity { .. } | Outcome::Session { .. } => {}
+            Outcome::Identity { .. } | Outcome::Session { .. } | Outcome::HandedOut => {}
         }
         let text = serde_json::to_string(&outcome).expect("an outcome is plain data");
         let place = Place::Outcome(claim.app.clone(), claim.code);

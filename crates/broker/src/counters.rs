@@ -58,6 +58,8 @@ counters! {
     renewals,
     /// Grants that WeChat said have ended.
     grants_ended,
+    /// Calls that were sent again, because WeChat had refused their token.
+    replays,
     /// Rows of the store that could not be read and were left out.
     unreadable_rows,
 }

@@ -19,6 +19,7 @@
 
 pub mod app;
 pub mod audit;
+mod call;
 mod claim;
 mod counters;
 pub mod credential;
@@ -27,12 +28,14 @@ mod error;
 mod fetch;
 mod follow;
 mod grant;
+mod handover;
 mod keep;
 pub mod key;
 pub mod ledger;
 mod login;
 mod manage;
 mod mini;
+pub mod path;
 mod person;
 mod random;
 mod refresh;
@@ -60,6 +63,7 @@ use arc_swap::ArcSwap;
 use clock::{Clock, Timestamp};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use call::Attempts;
 pub use counters::{Counters, Figures};
 pub use directory::AppEntry;
 pub use error::{CallError, ManageError, OpenError, ReportError, TokenError};

@@ -162,7 +162,7 @@ impl Broker {
     }
 }
 
-fn be_mini(entry: &Arc<AppEntry>) -> Result<(), WrongKind> {
+pub(crate) fn be_mini(entry: &Arc<AppEntry>) -> Result<(), WrongKind> {
     match entry.app().kind {
         AppKind::MiniProgram => Ok(()),
         _ => Err(WrongKind::new("only a mini program has logins by `wx.login`")),

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use wechat::GlobalToken;
 
 use crate::{
-    AppEntry, Broker, CallError, ReportError, TokenError, TokenView,
+    AppEntry, Broker, ReportError, TokenError, TokenView,
     app::Issuer,
     credential::{CredentialKind, Trouble},
     fetch::{Ask, Job},
@@ -300,49 +300,5 @@ impl Broker {
             "{}: somebody outside ended the app's token before its time",
             slot.id.app
         );
-    }
-
-    /// Makes a call to WeChat with the app's token. When WeChat refuses the token, that is a
-    /// report, and the call is made again; a second time only if the token that was used had
-    /// itself been replaced in the meantime. WeChat does nothing when it refuses a token.
-    pub(crate) async fn with_token<T, Call>(
-        &self,
-        entry: &Arc<AppEntry>,
-        call: impl Fn(GlobalToken) -> Call,
-    ) -> Result<T, CallError>
-    where
-        Call: Future<Output = Result<T, wechat::Error>>,
-    {
-        let mut again = 0;
-        loop {
-            let used = self.token(entry, None, Duration::ZERO).await?;
-            let err = match call(used.token.clone()).await {
-                Ok(answer) => return Ok(answer),
-                Err(err) => err,
-            };
-            let refused =
-                matches!(&err, wechat::Error::Api(api) if INVALID_TOKEN.contains(&api.code));
-            if !refused || again == 2 {
-                return Err(err.into());
-            }
-            let replaced_meanwhile = self.generation_now(entry) != Some(used.generation);
-            if again == 1 && !replaced_meanwhile {
-                return Err(err.into());
-            }
-            self.heard(entry, &used.token, None).await;
-            if self.generation_now(entry) == Some(used.generation) && !self.is_dead(entry) {
-                // Checked, and found to work: the refusal is about something else.
-                return Err(err.into());
-            }
-            again += 1;
-        }
-    }
-
-    fn generation_now(&self, entry: &AppEntry) -> Option<u64> {
-        entry.slot(CredentialKind::Token).held().map(|held| held.generation)
-    }
-
-    fn is_dead(&self, entry: &AppEntry) -> bool {
-        entry.slot(CredentialKind::Token).held().is_some_and(|held| held.dead)
     }
 }

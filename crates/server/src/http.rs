@@ -1,14 +1,19 @@
 //! The service API over HTTP.
 //!
 //! From the top: `listen` accepts connections and reads requests; `service` answers a token read
-//! from memory on the spot and hands everything else to `call`, which takes a request through its
-//! policy (`policy`), its input (`input`) and its operation (`token`, `ticket`, `user`, `oauth`,
-//! `grant`, `mini`, `health`).
+//! from memory on the spot and hands other requests of the API to `call`, which takes a request
+//! through its policy (`policy`), its input (`input`) and its operation (`token`, `ticket`, `user`,
+//! `oauth`, `grant`, `mini`, `health`).
+//! Calls of WeChat's API come in two ways: from services that know us (`proxy`), and from SDKs that
+//! take us for WeChat (`compatible`, which has a policy of its own). Both are carried by `carry`, their
+//! bodies by `upload`.
 //! What goes wrong is worded in `problem`, the only place with status codes for it. `openapi`
 //! describes all of it, from the same table of routes.
 
 mod answer;
 mod call;
+mod carry;
+mod compatible;
 mod grant;
 mod health;
 mod input;
@@ -19,11 +24,13 @@ mod openapi;
 mod patience;
 mod policy;
 mod problem;
+mod proxy;
 mod request_id;
 mod service;
 mod ticket;
 mod tls;
 mod token;
+mod upload;
 mod user;
 
 use std::{fmt, time::Duration};
@@ -31,6 +38,7 @@ use std::{fmt, time::Duration};
 use broker::Broker;
 use tokio_util::sync::CancellationToken;
 
+pub use compatible::{COMPATIBLE, Compatible, CompatibleRoute};
 pub use listen::{Listener, serve};
 pub use openapi::openapi;
 pub use policy::{Access, Operation, ROUTES, Route};
@@ -41,6 +49,7 @@ pub use tls::{Tls, TlsError};
 pub(crate) use input::{parse_held_openid, parse_openid};
 
 use request_id::RequestIds;
+use upload::Uploads;
 
 /// What the calls of the API work with. Cloning gives another handle to the same.
 #[derive(Clone)]
@@ -53,6 +62,7 @@ pub struct App {
     /// [`serve`] cancels it when it is told to shut down.
     pub draining: CancellationToken,
     request_ids: RequestIds,
+    uploads: Uploads,
 }
 
 impl App {
@@ -60,6 +70,7 @@ impl App {
     pub fn new(broker: Broker, limits: Limits) -> Self {
         Self {
             broker,
+            uploads: Uploads::new(&limits),
             limits,
             draining: CancellationToken::new(),
             request_ids: RequestIds::default(),
@@ -100,6 +111,16 @@ pub struct Limits {
     pub grace: Duration,
     /// The most openids of one batch.
     pub batch: usize,
+    /// The most bytes of the body of a call that is carried to WeChat.
+    pub call_body: usize,
+    /// The most bytes of such a body that is kept until the answer is there, so that the call can
+    /// be sent again.
+    pub kept_body: usize,
+    /// The most bytes of all bodies that are kept at the same time; beyond it they are not kept.
+    pub kept_bodies: usize,
+    /// How long WeChat may take to begin its answer to a call that is carried, to go on with it, or
+    /// to take more of the call.
+    pub call_patience: Duration,
 }
 
 impl Default for Limits {
@@ -115,6 +136,10 @@ impl Default for Limits {
             drain: Duration::ZERO,
             grace: Duration::from_secs(30),
             batch: 10_000,
+            call_body: 128 * 1024 * 1024,
+            kept_body: 1024 * 1024,
+            kept_bodies: 64 * 1024 * 1024,
+            call_patience: Duration::from_secs(30),
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     answer::{self, Fields, Flaw},
     connect::{BoxError, Connector, Host, Served, reason},
     error::redacted,
+    forward::Lane,
     lenient,
 };
 
@@ -50,6 +51,8 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     hosts: Vec<Host>,
+    /// The same hosts, for calls that are carried.
+    lanes: Vec<Lane>,
     /// Where the pages for browsers are.
     pages: String,
     /// Keeps connections, for calls that may be sent again.
@@ -350,11 +353,17 @@ impl Client {
         let call_timeout = config.call_timeout;
         let pages = config.pages_base()?;
         let hosts = config.into_hosts()?;
+        let lanes = hosts.iter().map(|host| host.lane(&connector)).collect::<Option<_>>();
+        let lanes = lanes.ok_or(ConfigError::Host)?;
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_IDLE);
         let kept = builder.build(connector.clone());
         let fresh = builder.pool_max_idle_per_host(0).build(connector);
-        Ok(Self(Arc::new(Inner { hosts, pages, kept, fresh, call_timeout })))
+        Ok(Self(Arc::new(Inner { hosts, lanes, pages, kept, fresh, call_timeout })))
+    }
+
+    pub(crate) fn lanes(&self) -> &[Lane] {
+        &self.0.lanes
     }
 
     /// Sends a call, and picks what its answer says.

@@ -22,6 +22,8 @@ use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
+use crate::{forward::Lane, pool::Pool};
+
 /// How to reach WeChat.
 #[derive(Clone)]
 pub struct Config {
@@ -219,6 +221,18 @@ impl Host {
         let port = if scheme == "http" && url.port().is_none() { ":80" } else { "" };
         let path = url.path().trim_end_matches('/');
         Some(Self { base_url: format!("{scheme}://{name}{port}{path}"), name: name.to_owned() })
+    }
+
+    /// The way to it for calls that are carried.
+    pub(crate) fn lane(&self, connector: &Connector) -> Option<Lane> {
+        let base: Uri = self.base_url.parse().ok()?;
+        let host = format!("{}://{}", base.scheme_str()?, base.authority()?).parse().ok()?;
+        Some(Lane {
+            pool: Pool::new(host, connector.clone()),
+            path: base.path().trim_end_matches('/').to_owned(),
+            authority: HeaderValue::from_str(&self.name).ok()?,
+            name: self.name.clone(),
+        })
     }
 }
 

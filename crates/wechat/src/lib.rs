@@ -8,6 +8,8 @@
 //! The modules, in reading order:
 //! - `types`: names and secrets;
 //! - `client`: [`Client`], one method an endpoint; `connect` underneath it, down to the socket;
+//! - `forward`: any other call, carried as a stream; `pool` keeps its connections, `scan` finds the
+//!   errcode of its answer;
 //! - `answer`: what each endpoint answers;
 //! - `error`: [`Error`] by who is at fault, and the texts that WeChat sends along;
 //! - `errcode`: the table of WeChat's return codes;
@@ -23,9 +25,12 @@ mod client;
 mod connect;
 mod errcode;
 mod error;
+mod forward;
 mod lenient;
 mod mini;
 mod oauth;
+mod pool;
+mod scan;
 mod sign;
 
 #[doc(hidden)]
@@ -39,10 +44,12 @@ pub use client::Client;
 pub use connect::{Config, ConfigError};
 pub use errcode::{Action, ErrorCode, Kind, errors_markdown, find, table};
 pub use error::{ApiError, Error, ProtocolError, TransportError, split_rid};
+pub use forward::{BrokenOff, Download, Forward, Forwarded, Upload};
 pub use mini::{Undecryptable, decrypt, is_signed};
 pub use oauth::{
     AuthorizePage, InvalidRedirect, InvalidState, LoginState, RedirectUri, Scope, UnknownScope,
 };
+pub use scan::{ErrcodeScan, Scanned};
 pub use sign::{card_signature, jssdk_signature, sorted_sha1};
 pub use types::{
     AppId, AppSecret, AuthCode, GlobalToken, InvalidAppId, Lang, Mode, OpenId, RefreshToken,

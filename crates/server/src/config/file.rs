@@ -172,6 +172,17 @@ configuration! {
         grace: String = "30s".to_owned(), "";
         /// The most openids of one batch.
         batch: u64 = 10_000, "";
+        /// The most bytes of the body of a call that is carried to WeChat, such as an upload.
+        call_body: u64 = 128 * 1024 * 1024, "";
+        /// The most bytes of such a body that is kept until WeChat has answered, so that the call
+        /// can be sent again when its token turns out to be dead.
+        kept_body: u64 = 1024 * 1024, "";
+        /// The most bytes of all bodies that are kept at the same time. Beyond it, bodies are passed
+        /// on without being kept.
+        kept_bodies: u64 = 64 * 1024 * 1024, "";
+        /// How long WeChat may take to begin its answer to a call that is carried, to go on with
+        /// it, or to take more of the call.
+        call_patience: String = "30s".to_owned(), "";
     }
     /// What is logged, always to standard error.
     log: RawLog {

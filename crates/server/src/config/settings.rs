@@ -290,6 +290,10 @@ fn limits(typed: &Typed) -> Result<Limits, ConfigError> {
         },
         grace: time("limits.grace", &raw.grace)?,
         batch: number("limits.batch", raw.batch, 1, 1_000_000)?,
+        call_body: number("limits.call_body", raw.call_body, 1, 1 << 40)?,
+        kept_body: number("limits.kept_body", raw.kept_body, 0, 1 << 30)?,
+        kept_bodies: number("limits.kept_bodies", raw.kept_bodies, 0, 1 << 40)?,
+        call_patience: time("limits.call_patience", &raw.call_patience)?,
     })
 }
 

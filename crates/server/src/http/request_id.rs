@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use clock::Timestamp;
 
 /// The header that carries the id, both ways.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -37,6 +38,17 @@ impl RequestIds {
             HeaderValue::try_from(id).expect("digits and a dash make a header value")
         })
     }
+
+    /// An id in the form of WeChat's `rid`: the second, and two numbers below 2^31, in hexadecimal.
+    pub(super) fn rid(&self, now: Timestamp) -> String {
+        const BELOW_2_31: u32 = 0x7fff_ffff;
+        let (process, counter) = &*self.0;
+        let count = counter.fetch_add(1, Ordering::Relaxed) as u32;
+        // Spread, so that ids of one second do not look alike.
+        let spread = count.wrapping_mul(0x9e37_79b1) & BELOW_2_31;
+        let second = u32::try_from(now.as_secs()).unwrap_or_default();
+        format!("{second:08x}-{:08x}-{spread:08x}", process & BELOW_2_31)
+    }
 }
 
 fn sane(id: &[u8]) -> bool {
@@ -63,5 +75,17 @@ mod tests {
         assert_ne!(one, other);
         assert!(sane(one.as_bytes()) && sane(other.as_bytes()));
         assert!(!sane(&[b'a'; 65]));
+    }
+
+    #[test]
+    fn a_rid_looks_like_one_of_wechats() {
+        let ids = RequestIds::default();
+        let now = Timestamp::from_millis(1_710_016_616_000);
+        let (one, other) = (ids.rid(now), ids.rid(now));
+        assert_ne!(one, other);
+        for rid in [one, other] {
+            assert!(rid.starts_with("65ecc868-"), "{rid}");
+            assert_eq!(wechat::split_rid(&format!("text rid: {rid}")).1, Some(rid.as_str()));
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! One request in, one answer out.
 //!
-//! Nearly every request is a token read that memory can answer. Such a one is answered on the spot,
-//! without a lock and without the router; whatever is out of the ordinary about it is left to the
-//! router, so that there is one place for every rule and every error.
+//! Nearly every request is a token read that memory can answer, or a call that is carried to WeChat.
+//! The former is answered on the spot, without a lock and without the router; whatever is out of the
+//! ordinary about it is left to the router, so that there is one place for every rule and every
+//! error. Calls of WeChat's API do not come near the router either.
 
 use std::{
     convert::Infallible,
@@ -21,21 +22,24 @@ use axum::{
     routing::{MethodFilter, MethodRouter},
 };
 use bytes::Bytes;
-use futures_util::future::Either;
-use http_body_util::Full;
+use futures_util::future;
+use http_body_util::{Either, Full};
 use hyper::body::Body as HttpBody;
 use tower::ServiceExt;
+use wechat::Download;
 
 use super::{
     Access, App, Operation, ROUTES, Route,
     call::{self, Parameters},
+    compatible,
     problem::{Problem, ProblemType},
+    proxy,
     request_id::X_REQUEST_ID,
     token,
 };
 
-/// The body of an answer: small and whole, or whatever the router made.
-pub type Payload = http_body_util::Either<Full<Bytes>, Body>;
+/// The body of an answer: small and whole, whatever the router made, or WeChat's.
+pub type Payload = Either<Full<Bytes>, Either<Body, Download>>;
 
 /// A body that is there as a whole.
 pub(super) fn payload(bytes: impl Into<Bytes>) -> Payload {
@@ -44,7 +48,11 @@ pub(super) fn payload(bytes: impl Into<Bytes>) -> Payload {
 
 /// The API as a service of [`hyper`]. Cloning gives another handle to the same one.
 #[derive(Clone)]
-pub struct Service(Arc<Inner>);
+pub struct Service {
+    inner: Arc<Inner>,
+    /// Only what an SDK finds in WeChat's place.
+    compatible_only: bool,
+}
 
 struct Inner {
     app: App,
@@ -53,11 +61,27 @@ struct Inner {
     token: Access,
 }
 
+/// Which part of the server a request is for.
+enum Part {
+    /// The routes of the table.
+    Api,
+    /// WeChat's API, for services that know us.
+    Proxy,
+    /// WeChat's API, for SDKs that take us for WeChat.
+    Compatible,
+}
+
 impl Service {
     /// The service of an app.
     pub fn new(app: App) -> Self {
         let router = router(&app);
-        Self(Arc::new(Inner { app, router, token: Route::of(Operation::ReadToken).access }))
+        let token = Route::of(Operation::ReadToken).access;
+        Self { inner: Arc::new(Inner { app, router, token }), compatible_only: false }
+    }
+
+    /// The service of an app as far as it stands in WeChat's place, and nothing else.
+    pub fn compatible(app: App) -> Self {
+        Self { compatible_only: true, ..Self::new(app) }
     }
 
     /// Answers a request.
@@ -68,14 +92,40 @@ impl Service {
     {
         match self.token_at_hand(&request) {
             Some(response) => response,
-            None => self.clone().route(request).await,
+            None => self.clone().work(request).await,
+        }
+    }
+
+    fn part(&self, path: &str) -> Part {
+        if self.compatible_only {
+            return Part::Compatible;
+        }
+        match path {
+            "/healthz" | "/readyz" | "/v1" => Part::Api,
+            path if path.starts_with("/v1/") => Part::Api,
+            path if path.starts_with(proxy::PREFIX) => Part::Proxy,
+            _ => Part::Compatible,
+        }
+    }
+
+    async fn work<B>(self, request: Request<B>) -> Response<Payload>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match self.part(request.uri().path()) {
+            Part::Api => self.route(request).await,
+            Part::Proxy => proxy::answer(&self.inner.app, request).await,
+            Part::Compatible => compatible::answer(&self.inner.app, request).await,
         }
     }
 
     /// The answer to a plain token read that memory can give. Takes no lock.
     fn token_at_hand<B>(&self, request: &Request<B>) -> Option<Response<Payload>> {
-        let Inner { app, token: Access::Needs(permission), .. } = &*self.0 else { return None };
-        if request.method() != Method::GET {
+        let Inner { app, token: Access::Needs(permission), .. } = &*self.inner else {
+            return None;
+        };
+        if request.method() != Method::GET || self.compatible_only {
             return None;
         }
         let path = request.uri().path();
@@ -110,9 +160,9 @@ impl Service {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let router = self.0.router.clone();
+        let router = self.inner.router.clone();
         let Ok(response) = router.oneshot(request.map(Body::new)).await;
-        response.map(Payload::Right)
+        response.map(|body| Payload::Right(Either::Left(body)))
     }
 }
 
@@ -123,23 +173,23 @@ where
 {
     type Response = Response<Payload>;
     type Error = Infallible;
-    type Future = Either<
+    type Future = future::Either<
         Ready<Result<Response<Payload>, Infallible>>,
         Pin<Box<dyn Future<Output = Result<Response<Payload>, Infallible>> + Send>>,
     >;
 
     fn call(&self, request: Request<B>) -> Self::Future {
         if let Some(response) = self.token_at_hand(&request) {
-            return Either::Left(ready(Ok(response)));
+            return future::Either::Left(ready(Ok(response)));
         }
         let this = self.clone();
-        Either::Right(Box::pin(async move { Ok(this.route(request).await) }))
+        future::Either::Right(Box::pin(async move { Ok(this.work(request).await) }))
     }
 }
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Service").field(&self.0.app).finish()
+        f.debug_tuple("Service").field(&self.inner.app).finish()
     }
 }
 

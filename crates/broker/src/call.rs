@@ -1,0 +1,79 @@
+//! Calls with an app's global token: what follows when WeChat refuses the token.
+//!
+//! A refusal is a report. When it turns out that the token was dead, the call is made again with
+//! the one that replaced it: WeChat does nothing when it refuses a token, so that is safe for every
+//! method. A call is sent three times at most.
+
+use std::{sync::Arc, time::Duration};
+
+use wechat::GlobalToken;
+
+use crate::{
+    AppEntry, Broker, CallError, INVALID_TOKEN, TokenView, credential::CredentialKind,
+    key::ClientKey,
+};
+
+/// How often one call was sent again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attempts(u8);
+
+/// A call is sent again so often at most.
+const MOST_REPEATS: u8 = 2;
+
+impl Broker {
+    /// WeChat, for calls that are carried to it as they are.
+    pub fn wechat(&self) -> &wechat::Client {
+        &self.0.wechat
+    }
+
+    /// Hears that WeChat refused the token of a call, and says whether to send the call again: if
+    /// the token it was sent with has been replaced, or is found to be dead. The second time it
+    /// must have been replaced by now.
+    pub async fn refused(
+        &self,
+        entry: &Arc<AppEntry>,
+        key: Option<&ClientKey>,
+        used: &TokenView,
+        attempts: &mut Attempts,
+    ) -> bool {
+        if attempts.0 == MOST_REPEATS {
+            return false;
+        }
+        self.heard(entry, &used.token, key).await;
+        let held = entry.slot(CredentialKind::Token).held();
+        let replaced = held.as_ref().is_none_or(|held| held.generation != used.generation);
+        let dead = held.is_some_and(|held| held.dead);
+        if !replaced && (attempts.0 > 0 || !dead) {
+            // It works, and the refusal is about something else; or nothing better is in sight.
+            return false;
+        }
+        attempts.0 += 1;
+        self.0.counters.replays.add();
+        true
+    }
+
+    /// Makes a call to WeChat with the app's token, and again when the token was refused and has
+    /// been replaced.
+    pub(crate) async fn with_token<T, Call>(
+        &self,
+        entry: &Arc<AppEntry>,
+        call: impl Fn(GlobalToken) -> Call,
+    ) -> Result<T, CallError>
+    where
+        Call: Future<Output = Result<T, wechat::Error>>,
+    {
+        let mut attempts = Attempts::default();
+        loop {
+            let used = self.token(entry, None, Duration::ZERO).await?;
+            let err = match call(used.token.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(err) => err,
+            };
+            let refused =
+                matches!(&err, wechat::Error::Api(api) if INVALID_TOKEN.contains(&api.code));
+            if !refused || !self.refused(entry, None, &used, &mut attempts).await {
+                return Err(err.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `ANY /wx/{app}/{path…}`: WeChat's API itself, for services that know us. The client key comes as
+//! `Authorization`, the app's token is put in, and what WeChat answers is passed on; what we have to
+//! say ourselves is a problem, as everywhere in the service API.
+
+use axum::http::{Request, Response};
+use broker::{
+    key::Permission,
+    path::{CallPath, NotCarried},
+};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use hyper::body::Body;
+use std::panic::AssertUnwindSafe;
+
+use super::{
+    App,
+    call::bearer,
+    carry::{Call, Unanswered, carry},
+    compatible::{CallQuery, Family, Refusal},
+    problem::{Problem, ProblemType},
+    request_id::X_REQUEST_ID,
+    service::Payload,
+    upload::{Arriving, Fault},
+};
+
+/// What all paths of the proxy begin with.
+pub(super) const PREFIX: &str = "/wx/";
+
+/// Who is told no, and how.
+enum No {
+    Problem(Problem),
+    /// The one thing that is said in WeChat's words: callers know how to wait for it.
+    TooFast(Refusal),
+}
+
+impl From<Problem> for No {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+/// Answers a request below [`PREFIX`].
+pub(super) async fn answer<B>(app: &App, request: Request<B>) -> Response<Payload>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    let body = app.uploads.arriving(&head.headers, body);
+    let request_id = app.request_ids.of(&head.headers);
+    let method = head.method.clone();
+    let work = AssertUnwindSafe(work(app, head, body)).catch_unwind();
+    let answer = work.await.unwrap_or_else(|_| {
+        // What it said may quote anything; the panic hook has printed it for the operator.
+        tracing::error!(request.id = ?request_id, "a request made the server panic");
+        let detail = "A bug of the server; its log has more under this request id.";
+        Err(Problem::new(ProblemType::Internal, detail).into())
+    });
+    let mut response = answer.unwrap_or_else(|no| {
+        let id = request_id.to_str().unwrap_or_default();
+        match no {
+            No::Problem(problem) => {
+                tracing::debug!(%method, problem = problem.kind.uri(), request.id = id, "refused a proxied call");
+                problem.into_response(&request_id)
+            }
+            No::TooFast(refusal) => {
+                let rid = app.request_ids.rid(app.broker.now());
+                tracing::info!(%method, rid, request.id = id, errcode = refusal.errcode, "refused a proxied call");
+                refusal.into_response(Family::Cgi, &rid)
+            }
+        }
+    });
+    response.headers_mut().insert(X_REQUEST_ID, request_id);
+    response
+}
+
+async fn work(
+    app: &App,
+    head: axum::http::request::Parts,
+    body: Arriving,
+) -> Result<Response<Payload>, No> {
+    let axum::http::request::Parts { method, uri, headers, .. } = head;
+    let key = app.broker.authenticate(bearer(&headers)?);
+    let key = key.ok_or_else(|| Problem::unauthorized(true))?;
+    let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let (name, _) = rest.split_once('/').unwrap_or((rest, ""));
+    let entry = app.broker.app(name).filter(|entry| key.reaches(&entry.app().id));
+    if !key.may(Permission::Proxy) {
+        return Err(Problem::forbidden(Permission::Proxy).into());
+    }
+    let entry = entry.ok_or_else(Problem::app_not_found)?;
+    let path = CallPath::parse(&rest[name.len()..])
+        .map_err(|flaw| Problem::invalid("path", format!("Of WeChat's API, {flaw}.")))?;
+    key.rights.may_call(path).map_err(|why| match why {
+        NotCarried::Lacks(permission) => Problem::forbidden(permission),
+        NotCarried::OtherPaths | NotCarried::Closed(_) => {
+            Problem::new(ProblemType::Forbidden, format!("This is not carried: {why}."))
+        }
+    })?;
+    let query = CallQuery::parse(uri.query())
+        .map_err(|flaw| Problem::invalid("query", format!("In the query, {flaw}.")))?;
+    if query.tells_a_key() {
+        let detail = "A client key in the query would be sent to WeChat.";
+        return Err(Problem::invalid("query", detail).into());
+    }
+    if !key.admit_call() || !entry.admit_call() {
+        return Err(No::TooFast(Refusal::too_fast("the client key or the app is called too fast")));
+    }
+    let query = query.rest;
+    let call = Call { key, entry, method, path, query, headers, body };
+    carry(app, call).await.map_err(|unanswered| No::Problem(problem(app, unanswered)))
+}
+
+fn problem(app: &App, unanswered: Unanswered) -> Problem {
+    match unanswered {
+        Unanswered::Token(error) => error.into(),
+        Unanswered::WeChat(error) => wechat::Error::Transport(error).into(),
+        Unanswered::Upload(Fault::TooLarge) => {
+            Problem::body_too_large(app.limits.call_body)
+        }
+        Unanswered::Upload(Fault::Stalled) => {
+            Problem::new(ProblemType::BodyTimeout, "The body did not arrive in time.")
+        }
+        Unanswered::Upload(Fault::Broken) => Problem::new(
+            ProblemType::Malformed,
+            "The body broke off, or its chunks are broken.",
+        ),
+    }
+}

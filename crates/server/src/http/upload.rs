@@ -1,0 +1,303 @@
+//! The body of a call that is carried, on its way in.
+//!
+//! A small body is kept, so that the call can be sent again; a larger one is passed on as it comes.
+//! What is left of a body when its call is answered early is read and dropped for a while: a client
+//! that is still sending would otherwise lose the answer with the connection.
+
+use std::{
+    collections::VecDeque,
+    error::Error as StdError,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+use wechat::Upload;
+
+use super::Limits;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// How bodies that arrive are treated. Cloning gives another handle to the same.
+#[derive(Clone, Debug)]
+pub(super) struct Uploads {
+    /// The most bytes of one that is kept.
+    keep: usize,
+    /// How much may be kept at the same time, in KiB.
+    room: Arc<Semaphore>,
+    /// The most bytes of any.
+    most: u64,
+    /// How long a client may pause.
+    patience: Duration,
+    /// Bodies that are read to be dropped.
+    lingering: TaskTracker,
+}
+
+impl Uploads {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            keep: limits.kept_body,
+            room: Arc::new(Semaphore::new(limits.kept_bodies.div_ceil(1024))),
+            most: limits.call_body as u64,
+            patience: limits.request_timeout,
+            lingering: TaskTracker::new(),
+        }
+    }
+
+    /// Takes a body over, before anything of it was read.
+    pub(super) fn arriving<B>(&self, headers: &HeaderMap, body: B) -> Arriving
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let ended = body.is_end_stream();
+        Arriving {
+            body: (!ended).then(|| UnsyncBoxBody::new(body.map_err(Into::into))),
+            read: VecDeque::new(),
+            left: self.most,
+            patience: self.patience,
+            alarm: None,
+            waiting: false,
+            fault: Arc::default(),
+            // It sends nothing before it is told to, which happens when the body is first asked for.
+            silent: headers.contains_key(header::EXPECT),
+            lingering: self.lingering.clone(),
+        }
+    }
+
+    /// Takes in a body that is to be looked at, up to `most` bytes.
+    pub(super) async fn whole(&self, mut body: Arriving, most: usize) -> Result<Bytes, Fault> {
+        let mut whole = BytesMut::new();
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes?;
+            if whole.len() + bytes.len() > most {
+                return Err(Fault::TooLarge);
+            }
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Keeps a body if it is small enough and there is room; else only its beginning is taken in.
+    pub(super) async fn keep(&self, mut body: Arriving) -> Result<Kept, Fault> {
+        if body.is_end_stream() {
+            return Ok(Kept::Whole(Bytes::new(), None));
+        }
+        let hint = body.size_hint();
+        if hint.lower() > self.most {
+            return Err(Fault::TooLarge);
+        }
+        if hint.lower() > self.keep as u64 {
+            return Ok(Kept::passing(body));
+        }
+        let size = hint.exact().map_or(self.keep, |size| usize::try_from(size).unwrap_or(self.keep));
+        let room = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(room) else {
+            return Ok(Kept::passing(body));
+        };
+        let mut pieces = VecDeque::new();
+        let mut length = 0;
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes?;
+            length += bytes.len();
+            pieces.push_back(bytes);
+            if length > self.keep {
+                body.read = pieces;
+                return Ok(Kept::passing(body));
+            }
+        }
+        let whole = match pieces.len() {
+            0 | 1 => pieces.pop_front().unwrap_or_default(),
+            _ => pieces.iter().flatten().copied().collect(),
+        };
+        Ok(Kept::Whole(whole, Some(room)))
+    }
+}
+
+/// A body that is ready to be sent.
+pub(super) enum Kept {
+    /// All of it, as often as it is needed; and the room that it takes.
+    Whole(Bytes, Option<OwnedSemaphorePermit>),
+    /// It is passed on as it comes: once. And what went wrong with it.
+    Passing(Option<Upload>, Arc<AtomicU8>),
+}
+
+impl Kept {
+    fn passing(body: Arriving) -> Self {
+        let fault = Arc::clone(&body.fault);
+        Self::Passing(Some(Upload::stream(UnsyncBoxBody::new(body))), fault)
+    }
+
+    /// The body to send, and whether it could be sent again. One that passes is there once.
+    pub(super) fn upload(&mut self) -> Upload {
+        match self {
+            Self::Whole(bytes, _) if bytes.is_empty() => Upload::Nothing,
+            Self::Whole(bytes, _) => Upload::Whole(bytes.clone()),
+            Self::Passing(upload, _) => upload.take().unwrap_or_default(),
+        }
+    }
+
+    /// Whether it can be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(..))
+    }
+
+    /// What went wrong with it on its way in, if that is why it could not be sent.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Whole(..) => None,
+            Self::Passing(_, fault) => Fault::read(fault),
+        }
+    }
+}
+
+/// Why a body did not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    /// It broke off, or its chunks are broken.
+    #[error("the body broke off, or its chunks are broken")]
+    Broken = 1,
+    /// It stopped coming.
+    #[error("the body did not arrive in time")]
+    Stalled = 2,
+    /// It is longer than it may be.
+    #[error("the body is longer than it may be")]
+    TooLarge = 3,
+}
+
+impl Fault {
+    fn read(from: &AtomicU8) -> Option<Self> {
+        match from.load(Ordering::Relaxed) {
+            0 => None,
+            2 => Some(Self::Stalled),
+            3 => Some(Self::TooLarge),
+            _ => Some(Self::Broken),
+        }
+    }
+}
+
+/// The body of a request, as it arrives.
+pub(super) struct Arriving {
+    /// What is still to come; `None` when it is over.
+    body: Option<UnsyncBoxBody<Bytes, BoxError>>,
+    /// What was read already.
+    read: VecDeque<Bytes>,
+    /// How many bytes it may still have.
+    left: u64,
+    patience: Duration,
+    alarm: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+    fault: Arc<AtomicU8>,
+    /// The client waits with it until it is asked to send it, which has not happened.
+    silent: bool,
+    lingering: TaskTracker,
+}
+
+impl Arriving {
+    async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        if let Some(bytes) = self.read.pop_front() {
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        loop {
+            let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            self.silent = false;
+            let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+                let patience = self.patience;
+                let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(patience)));
+                if !std::mem::replace(&mut self.waiting, true) {
+                    alarm.as_mut().reset(Instant::now() + patience);
+                }
+                ready!(alarm.as_mut().poll(cx));
+                return Poll::Ready(Some(Err(self.failed(Fault::Stalled))));
+            };
+            self.waiting = false;
+            match frame {
+                None => self.body = None,
+                Some(Err(_)) => return Poll::Ready(Some(Err(self.failed(Fault::Broken)))),
+                Some(Ok(frame)) => {
+                    // Trailers are about this connection, and are not passed on.
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
+                        return Poll::Ready(Some(Err(self.failed(Fault::TooLarge))));
+                    };
+                    self.left = left;
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, fault: Fault) -> Fault {
+        self.fault.store(fault as u8, Ordering::Relaxed);
+        // The rest of one that is too large is still dropped in good order.
+        if fault != Fault::TooLarge {
+            self.body = None;
+        }
+        fault
+    }
+}
+
+impl Body for Arriving {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let bytes = ready!(self.poll_next(cx));
+        Poll::Ready(bytes.map(|bytes| bytes.map(Frame::data).map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read: u64 = self.read.iter().map(|bytes| bytes.len() as u64).sum();
+        let rest = self.body.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + read);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + read);
+        }
+        hint
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        /// As long as other servers linger.
+        const LINGER: Duration = Duration::from_secs(30);
+        const PAUSE: Duration = Duration::from_secs(5);
+        let Some(mut rest) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        if self.silent {
+            return;
+        }
+        self.lingering.spawn(async move {
+            let until = Instant::now() + LINGER;
+            while let Ok(Some(Ok(_))) = timeout(PAUSE, rest.frame()).await {
+                if Instant::now() > until {
+                    break;
+                }
+            }
+        });
+    }
+}
