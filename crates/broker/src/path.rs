@@ -65,12 +65,17 @@ impl<'a> CallPath<'a> {
                 }
                 Some(b'%') => {
                     let digits = bytes.get(at + 1..at + 3);
-                    if !matches!(digits, Some([b'8' | b'9' | b'A'..=b'F', b'0'..=b'9' | b'A'..=b'F'])) {
+                    if !matches!(
+                        digits,
+                        Some([b'8' | b'9' | b'A'..=b'F', b'0'..=b'9' | b'A'..=b'F'])
+                    ) {
                         return Err(PathFlaw::Character);
                     }
                     at += 3;
                 }
-                Some(b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~') => at += 1,
+                Some(b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~') => {
+                    at += 1
+                }
                 Some(_) => return Err(PathFlaw::Character),
             }
         }
@@ -112,12 +117,20 @@ const GUARDED: [(&str, Guard); 8] = [
     ("/cgi-bin/token", Guard::Closed(MINTS)),
     ("/cgi-bin/stable_token", Guard::Closed(MINTS)),
     ("/cgi-bin/gettoken", Guard::Closed(MINTS)),
-    ("/cgi-bin/component/*", Guard::Closed("the credentials of a third-party platform are not xinfu's")),
+    (
+        "/cgi-bin/component/*",
+        Guard::Closed("the credentials of a third-party platform are not xinfu's"),
+    ),
     ("/cgi-bin/clear_quota", Guard::Needs(Permission::ClearQuota)),
     ("/cgi-bin/clear_quota/*", Guard::Needs(Permission::ClearQuota)),
     // Its answer quotes the URL of an earlier request, with the token in it.
     ("/cgi-bin/openapi/rid/get", Guard::MustBeNamed),
-    ("/sns/*", Guard::Closed("what users authorised is not read with the app's token: see `/v1/apps/{app}/grants`")),
+    (
+        "/sns/*",
+        Guard::Closed(
+            "what users authorised is not read with the app's token: see `/v1/apps/{app}/grants`",
+        ),
+    ),
 ];
 
 const MINTS: &str = "tokens are fetched by xinfu only";
@@ -263,7 +276,9 @@ mod tests {
         use Permission::{ClearQuota, Proxy, Token};
         let may = |rights: &Rights, path| rights.may_call(CallPath::parse(path).unwrap());
         let plain = rights(&[Proxy], &[]);
-        for path in ["/cgi-bin/user/info", "/wxa/x", "/cgi-bin/tokens", "/cgi-bin/openapi/quota/get"] {
+        for path in
+            ["/cgi-bin/user/info", "/wxa/x", "/cgi-bin/tokens", "/cgi-bin/openapi/quota/get"]
+        {
             assert_eq!(may(&plain, path), Ok(()), "{path}");
         }
         for path in [
@@ -275,7 +290,10 @@ mod tests {
             "/sns/userinfo",
             "/SNS/userinfo",
         ] {
-            assert!(matches!(may(&rights(&Permission::ALL, &[path]), path), Err(NotCarried::Closed(_))), "{path}");
+            assert!(
+                matches!(may(&rights(&Permission::ALL, &[path]), path), Err(NotCarried::Closed(_))),
+                "{path}"
+            );
         }
         for path in ["/cgi-bin/clear_quota", "/cgi-bin/clear_quota/v2", "/cgi-bin/CLEAR_quota"] {
             assert_eq!(may(&plain, path), Err(NotCarried::Lacks(ClearQuota)), "{path}");
@@ -286,12 +304,17 @@ mod tests {
         assert_eq!(may(&rights(&[Proxy], &["/cgi-bin/*"]), rid), Err(NotCarried::OtherPaths));
         assert_eq!(may(&rights(&[Proxy], &[rid]), rid), Ok(()));
 
-        assert_eq!(may(&rights(&[Token], &[]), "/cgi-bin/user/info"), Err(NotCarried::Lacks(Proxy)));
+        assert_eq!(
+            may(&rights(&[Token], &[]), "/cgi-bin/user/info"),
+            Err(NotCarried::Lacks(Proxy))
+        );
         let some = rights(&[Proxy], &["/cgi-bin/user/*", "/cgi-bin/menu/get"]);
         for path in ["/cgi-bin/user/info", "/cgi-bin/user/info/batchget", "/cgi-bin/menu/get"] {
             assert_eq!(may(&some, path), Ok(()), "{path}");
         }
-        for path in ["/cgi-bin/user", "/cgi-bin/users/x", "/cgi-bin/menu/get/x", "/cgi-bin/User/info"] {
+        for path in
+            ["/cgi-bin/user", "/cgi-bin/users/x", "/cgi-bin/menu/get/x", "/cgi-bin/User/info"]
+        {
             assert_eq!(may(&some, path), Err(NotCarried::OtherPaths), "{path}");
         }
     }
@@ -301,7 +324,9 @@ mod tests {
         for fine in ["/*", "/cgi-bin/*", "/cgi-bin/user/info"] {
             assert_eq!(check_pattern(fine), Ok(()), "{fine}");
         }
-        for odd in ["", "*", "cgi-bin/*", "/cgi-bin*", "/cgi-bin/*/info", "/cgi-bin/", "/**", "/a/../*"] {
+        for odd in
+            ["", "*", "cgi-bin/*", "/cgi-bin*", "/cgi-bin/*/info", "/cgi-bin/", "/**", "/a/../*"]
+        {
             assert!(check_pattern(odd).is_err(), "{odd}");
         }
     }

@@ -23,7 +23,7 @@ use http::{
 };
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::{
     Client, ErrcodeScan, Scanned, TransportError,
@@ -57,15 +57,38 @@ pub enum Upload {
     Stream {
         /// What comes.
         body: UnsyncBoxBody<Bytes, BoxError>,
-        /// Raised with each piece that was taken.
-        progress: Arc<AtomicU64>,
+        /// When a piece was last taken.
+        moved: Moved,
     },
 }
 
 impl Upload {
     /// A body that comes by and by.
     pub fn stream(body: UnsyncBoxBody<Bytes, BoxError>) -> Self {
-        Self::Stream { body, progress: Arc::default() }
+        Self::Stream { body, moved: Moved::now() }
+    }
+}
+
+/// When something last moved, told to whoever watches over it.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    since: Instant,
+    /// In milliseconds since then.
+    last: Arc<AtomicU64>,
+}
+
+impl Moved {
+    fn now() -> Self {
+        Self { since: Instant::now(), last: Arc::default() }
+    }
+
+    fn note(&self) {
+        let passed = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(passed, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.since + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 }
 
@@ -95,9 +118,9 @@ impl Body for Upload {
                 }
                 _ => Poll::Ready(None),
             },
-            Self::Stream { body, progress } => {
+            Self::Stream { body, moved } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                progress.fetch_add(1, Ordering::Relaxed);
+                moved.note();
                 Poll::Ready(frame)
             }
         }
@@ -194,10 +217,7 @@ pub enum BrokenOff {
 
 impl Download {
     /// The next piece off the connection.
-    fn poll_more(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
             let patience = self.patience;
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(patience)));
@@ -221,9 +241,9 @@ impl Download {
                 {
                     lease.put_back();
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(|error| {
-                    BrokenOff::Broken(reason(&error))
-                })))
+                Poll::Ready(
+                    frame.map(|frame| frame.map_err(|error| BrokenOff::Broken(reason(&error)))),
+                )
             }
         }
     }
@@ -355,14 +375,14 @@ impl Lane {
                     Err(error) => return Err(Missed::unsent(request, reason(&*error))),
                 },
             };
-            let progress = match request.body() {
-                Upload::Stream { progress, .. } => Some(Arc::clone(progress)),
+            let moved = match request.body() {
+                Upload::Stream { moved, .. } => Some(moved.clone()),
                 Upload::Nothing | Upload::Whole(_) => None,
             };
             let answer = tokio::select! {
                 biased;
                 answer = lease.sender().try_send_request(request) => answer,
-                () = stalled(progress.as_deref(), patience) => {
+                () = stalled(moved, patience) => {
                     let waited = patience.as_secs_f32();
                     return Err(Missed::sent(format!("no answer within {waited:.1} s")));
                 }
@@ -383,16 +403,12 @@ impl Lane {
 }
 
 /// Ends when nothing has moved for so long.
-async fn stalled(progress: Option<&AtomicU64>, patience: Duration) {
-    let Some(progress) = progress else { return sleep(patience).await };
-    let mut seen = progress.load(Ordering::Relaxed);
-    loop {
-        sleep(patience).await;
-        let now = progress.load(Ordering::Relaxed);
-        if now == seen {
-            return;
-        }
-        seen = now;
+async fn stalled(moved: Option<Moved>, patience: Duration) {
+    let Some(moved) = moved else { return sleep(patience).await };
+    let mut until = Instant::now() + patience;
+    while Instant::now() < until {
+        sleep_until(until).await;
+        until = moved.last() + patience;
     }
 }
 

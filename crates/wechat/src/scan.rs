@@ -149,7 +149,8 @@ impl ErrcodeScan {
         self.number = match byte {
             b'-' if digits == 0 && !negative => Number { negative: true, ..self.number },
             b'0'..=b'9' => {
-                let next = value.checked_mul(10).and_then(|it| it.checked_add((byte - b'0').into()));
+                let next =
+                    value.checked_mul(10).and_then(|it| it.checked_add((byte - b'0').into()));
                 let Some(value) = next else { return Scanned::Nothing };
                 Number { negative, digits: digits + 1, value }
             }

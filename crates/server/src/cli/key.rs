@@ -86,7 +86,12 @@ pub(crate) async fn run(
                 Rights::all()
             } else {
                 let apps = if all_apps { Apps::All } else { Apps::Only(app.into_iter().collect()) };
-                Rights { permissions: allow.into_iter().collect(), apps, paths: path }
+                Rights {
+                    permissions: allow.into_iter().collect(),
+                    apps,
+                    paths: path,
+                    reveal: false,
+                }
             };
             let expires_at = expires_in.map(|span| open.broker.now() + span);
             let key = open.broker.add_key(&name, rights, expires_at, &open.actor).await?;
@@ -213,6 +218,7 @@ fn rights(key: &KeyRow) -> Rights {
         permissions: BTreeSet::new(),
         apps: Apps::Only(BTreeSet::new()),
         paths: Vec::new(),
+        reveal: false,
     })
 }
 

@@ -17,7 +17,7 @@ use wechat::{Forward, Forwarded, TransportError};
 use super::{
     App,
     service::Payload,
-    upload::{Arriving, Fault, Kept},
+    upload::{Arriving, Fault, Faults},
 };
 
 /// A call that may be made.
@@ -53,6 +53,7 @@ impl From<TokenError> for Unanswered {
 pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>, Unanswered> {
     let Call { key, entry, method, path, query, mut headers, body } = call;
     let mut body = app.uploads.keep(body).await.map_err(Unanswered::Upload)?;
+    let faults = body.faults();
     strip_request(&mut headers);
     let mut attempts = Attempts::default();
     loop {
@@ -64,7 +65,7 @@ pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>
             headers: headers.clone(),
             body: body.upload(),
         };
-        let mut answer = forward(app, call, &body, token).await?;
+        let mut answer = forward(app, call, &faults, token).await?;
         let errcode = answer.errcode().await.map_err(Unanswered::WeChat)?;
         let refused = errcode.is_some_and(|code| INVALID_TOKEN.contains(&code));
         if refused && body.is_whole() {
@@ -82,11 +83,11 @@ pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>
 pub(super) async fn forward(
     app: &App,
     call: Forward,
-    body: &Kept,
+    fault: &Faults,
     secret: &str,
 ) -> Result<Forwarded, Unanswered> {
     let answer = app.broker.wechat().forward(call, app.limits.call_patience, secret).await;
-    answer.map_err(|error| match body.fault() {
+    answer.map_err(|error| match fault.read() {
         Some(fault) => Unanswered::Upload(fault),
         None => Unanswered::WeChat(error),
     })
@@ -103,7 +104,8 @@ async fn token(app: &App, entry: &Arc<AppEntry>) -> Result<TokenView, TokenError
 /// the client will call again at once.
 async fn hear(app: &App, entry: &Arc<AppEntry>, key: &ClientKey, used: &TokenView) {
     const A_LITTLE: Duration = Duration::from_secs(2);
-    let heard = app.broker.refused(entry, Some(key), used, &mut Attempts::default());
+    let mut attempts = Attempts::default();
+    let heard = app.broker.refused(entry, Some(key), used, &mut attempts);
     // Whether or not it is over by then, it goes on.
     drop(tokio::time::timeout(A_LITTLE, heard).await);
 }

@@ -73,11 +73,7 @@ pub struct CompatibleRoute {
 
 /// The policy of the compatible endpoint. The first entry that matches counts.
 pub static COMPATIBLE: [CompatibleRoute; 9] = [
-    CompatibleRoute {
-        path: "/cgi-bin/token",
-        does: Compatible::Token,
-        needs: Permission::Proxy,
-    },
+    CompatibleRoute { path: "/cgi-bin/token", does: Compatible::Token, needs: Permission::Proxy },
     CompatibleRoute {
         path: "/cgi-bin/stable_token",
         does: Compatible::Token,
@@ -241,10 +237,13 @@ impl Asked<'_> {
         };
         let passed = passed.map_err(|dead| match dead {
             DeadPass::Expired => Refusal::token_expired(),
-            DeadPass::Stale => Refusal::busy("which client keys are good is not known: the store is away"),
+            DeadPass::Stale => {
+                Refusal::busy("which client keys are good is not known: the store is away")
+            }
             DeadPass::Invalid | DeadPass::UnknownKey => Refusal::token(kind_of(token)),
         })?;
-        self.who = Who { key: Some(Arc::clone(&passed.key)), entry: Some(Arc::clone(&passed.entry)) };
+        self.who =
+            Who { key: Some(Arc::clone(&passed.key)), entry: Some(Arc::clone(&passed.entry)) };
         Ok(passed)
     }
 

@@ -379,7 +379,7 @@ fn refused(api: &ApiError, field: &'static str) -> Problem {
 }
 
 /// No answer came from WeChat.
-fn unanswered(err: &TransportError) -> Problem {
+pub(super) fn unanswered(err: &TransportError) -> Problem {
     let kind = if err.sent { ProblemType::WeChatTimeout } else { ProblemType::WeChatUnreachable };
     Problem::new(kind, sentence(&err.to_string()))
 }

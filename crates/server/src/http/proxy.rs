@@ -2,7 +2,9 @@
 //! `Authorization`, the app's token is put in, and what WeChat answers is passed on; what we have to
 //! say ourselves is a problem, as everywhere in the service API.
 
-use axum::http::{Request, Response};
+use std::panic::AssertUnwindSafe;
+
+use axum::http::{Request, Response, request};
 use broker::{
     key::Permission,
     path::{CallPath, NotCarried},
@@ -10,14 +12,13 @@ use broker::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::Body;
-use std::panic::AssertUnwindSafe;
 
 use super::{
     App,
     call::bearer,
     carry::{Call, Unanswered, carry},
     compatible::{CallQuery, Family, Refusal},
-    problem::{Problem, ProblemType},
+    problem::{Problem, ProblemType, unanswered},
     request_id::X_REQUEST_ID,
     service::Payload,
     upload::{Arriving, Fault},
@@ -74,12 +75,8 @@ where
     response
 }
 
-async fn work(
-    app: &App,
-    head: axum::http::request::Parts,
-    body: Arriving,
-) -> Result<Response<Payload>, No> {
-    let axum::http::request::Parts { method, uri, headers, .. } = head;
+async fn work(app: &App, head: request::Parts, body: Arriving) -> Result<Response<Payload>, No> {
+    let request::Parts { method, uri, headers, .. } = head;
     let key = app.broker.authenticate(bearer(&headers)?);
     let key = key.ok_or_else(|| Problem::unauthorized(true))?;
     let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
@@ -108,22 +105,19 @@ async fn work(
     }
     let query = query.rest;
     let call = Call { key, entry, method, path, query, headers, body };
-    carry(app, call).await.map_err(|unanswered| No::Problem(problem(app, unanswered)))
+    carry(app, call).await.map_err(|none| No::Problem(problem(app, none)))
 }
 
-fn problem(app: &App, unanswered: Unanswered) -> Problem {
-    match unanswered {
+fn problem(app: &App, none: Unanswered) -> Problem {
+    match none {
         Unanswered::Token(error) => error.into(),
-        Unanswered::WeChat(error) => wechat::Error::Transport(error).into(),
-        Unanswered::Upload(Fault::TooLarge) => {
-            Problem::body_too_large(app.limits.call_body)
-        }
+        Unanswered::WeChat(error) => unanswered(&error),
+        Unanswered::Upload(Fault::TooLarge) => Problem::body_too_large(app.limits.call_body),
         Unanswered::Upload(Fault::Stalled) => {
             Problem::new(ProblemType::BodyTimeout, "The body did not arrive in time.")
         }
-        Unanswered::Upload(Fault::Broken) => Problem::new(
-            ProblemType::Malformed,
-            "The body broke off, or its chunks are broken.",
-        ),
+        Unanswered::Upload(Fault::Broken) => {
+            Problem::new(ProblemType::Malformed, "The body broke off, or its chunks are broken.")
+        }
     }
 }

@@ -71,7 +71,7 @@ impl Uploads {
             patience: self.patience,
             alarm: None,
             waiting: false,
-            fault: Arc::default(),
+            faults: Faults::default(),
             // It sends nothing before it is told to, which happens when the body is first asked for.
             silent: headers.contains_key(header::EXPECT),
             lingering: self.lingering.clone(),
@@ -94,7 +94,7 @@ impl Uploads {
     /// Keeps a body if it is small enough and there is room; else only its beginning is taken in.
     pub(super) async fn keep(&self, mut body: Arriving) -> Result<Kept, Fault> {
         if body.is_end_stream() {
-            return Ok(Kept::Whole(Bytes::new(), None));
+            return Ok(Kept::Whole { bytes: Bytes::new(), _room: None });
         }
         let hint = body.size_hint();
         if hint.lower() > self.most {
@@ -103,7 +103,8 @@ impl Uploads {
         if hint.lower() > self.keep as u64 {
             return Ok(Kept::passing(body));
         }
-        let size = hint.exact().map_or(self.keep, |size| usize::try_from(size).unwrap_or(self.keep));
+        let size =
+            hint.exact().map_or(self.keep, |size| usize::try_from(size).unwrap_or(self.keep));
         let room = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
         let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(room) else {
             return Ok(Kept::passing(body));
@@ -123,43 +124,47 @@ impl Uploads {
             0 | 1 => pieces.pop_front().unwrap_or_default(),
             _ => pieces.iter().flatten().copied().collect(),
         };
-        Ok(Kept::Whole(whole, Some(room)))
+        Ok(Kept::Whole { bytes: whole, _room: Some(room) })
     }
 }
 
 /// A body that is ready to be sent.
 pub(super) enum Kept {
-    /// All of it, as often as it is needed; and the room that it takes.
-    Whole(Bytes, Option<OwnedSemaphorePermit>),
+    /// All of it, as often as it is needed.
+    Whole {
+        bytes: Bytes,
+        /// The room that it takes, until it is dropped.
+        _room: Option<OwnedSemaphorePermit>,
+    },
     /// It is passed on as it comes: once. And what went wrong with it.
-    Passing(Option<Upload>, Arc<AtomicU8>),
+    Passing(Option<Upload>, Faults),
 }
 
 impl Kept {
     fn passing(body: Arriving) -> Self {
-        let fault = Arc::clone(&body.fault);
-        Self::Passing(Some(Upload::stream(UnsyncBoxBody::new(body))), fault)
+        let faults = body.faults.clone();
+        Self::Passing(Some(Upload::stream(UnsyncBoxBody::new(body))), faults)
     }
 
     /// The body to send, and whether it could be sent again. One that passes is there once.
     pub(super) fn upload(&mut self) -> Upload {
         match self {
-            Self::Whole(bytes, _) if bytes.is_empty() => Upload::Nothing,
-            Self::Whole(bytes, _) => Upload::Whole(bytes.clone()),
+            Self::Whole { bytes, .. } if bytes.is_empty() => Upload::Nothing,
+            Self::Whole { bytes, .. } => Upload::Whole(bytes.clone()),
             Self::Passing(upload, _) => upload.take().unwrap_or_default(),
         }
     }
 
     /// Whether it can be sent again.
     pub(super) fn is_whole(&self) -> bool {
-        matches!(self, Self::Whole(..))
+        matches!(self, Self::Whole { .. })
     }
 
-    /// What went wrong with it on its way in, if that is why it could not be sent.
-    pub(super) fn fault(&self) -> Option<Fault> {
+    /// What will have gone wrong with it on its way in.
+    pub(super) fn faults(&self) -> Faults {
         match self {
-            Self::Whole(..) => None,
-            Self::Passing(_, fault) => Fault::read(fault),
+            Self::Whole { .. } => Faults::default(),
+            Self::Passing(_, faults) => faults.clone(),
         }
     }
 }
@@ -178,13 +183,22 @@ pub(super) enum Fault {
     TooLarge = 3,
 }
 
-impl Fault {
-    fn read(from: &AtomicU8) -> Option<Self> {
-        match from.load(Ordering::Relaxed) {
+/// What went wrong with a body that is passed on, told to whoever waits for the answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults(Arc<AtomicU8>);
+
+impl Faults {
+    fn note(&self, fault: Fault) {
+        self.0.store(fault as u8, Ordering::Relaxed);
+    }
+
+    /// What went wrong.
+    pub(super) fn read(&self) -> Option<Fault> {
+        match self.0.load(Ordering::Relaxed) {
             0 => None,
-            2 => Some(Self::Stalled),
-            3 => Some(Self::TooLarge),
-            _ => Some(Self::Broken),
+            2 => Some(Fault::Stalled),
+            3 => Some(Fault::TooLarge),
+            _ => Some(Fault::Broken),
         }
     }
 }
@@ -200,7 +214,7 @@ pub(super) struct Arriving {
     patience: Duration,
     alarm: Option<Pin<Box<Sleep>>>,
     waiting: bool,
-    fault: Arc<AtomicU8>,
+    faults: Faults,
     /// The client waits with it until it is asked to send it, which has not happened.
     silent: bool,
     lingering: TaskTracker,
@@ -245,7 +259,7 @@ impl Arriving {
     }
 
     fn failed(&mut self, fault: Fault) -> Fault {
-        self.fault.store(fault as u8, Ordering::Relaxed);
+        self.faults.note(fault);
         // The rest of one that is too large is still dropped in good order.
         if fault != Fault::TooLarge {
             self.body = None;
@@ -272,7 +286,8 @@ impl Body for Arriving {
 
     fn size_hint(&self) -> SizeHint {
         let read: u64 = self.read.iter().map(|bytes| bytes.len() as u64).sum();
-        let rest = self.body.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
+        let rest =
+            self.body.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + read);
         if let Some(upper) = rest.upper() {

@@ -155,7 +155,7 @@ impl World {
         apps: Apps,
     ) -> String {
         let permissions = permissions.into_iter().collect();
-        let rights = Rights { permissions, apps, paths: Vec::new() };
+        let rights = Rights { permissions, apps, paths: Vec::new(), reveal: false };
         let key = self.app.broker.add_key(name, rights, None, &Actor::System).await.unwrap();
         key.expose().to_owned()
     }

@@ -6,6 +6,7 @@ mod process;
 
 mod canary;
 mod cli;
+mod compatible;
 mod config;
 mod demo;
 mod grants;
@@ -19,7 +20,9 @@ mod mini;
 mod oauth;
 mod openapi;
 mod policy;
+mod replay;
 mod report;
+mod sdk;
 mod tickets;
 mod token;
 mod users;

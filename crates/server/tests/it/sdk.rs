@@ -30,8 +30,7 @@ impl<'a> Sdk<'a> {
     /// Asks for a token.
     pub(crate) async fn fetch(&self) -> Answer {
         let key = &self.key;
-        let path =
-            format!("/cgi-bin/token?grant_type=client_credential&appid={APP}&secret={key}");
+        let path = format!("/cgi-bin/token?grant_type=client_credential&appid={APP}&secret={key}");
         self.world.ask("GET", &path, None, None).await
     }
 

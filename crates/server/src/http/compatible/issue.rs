@@ -11,11 +11,11 @@ use broker::{
 use serde_json::{Value, json};
 use wechat::TicketKind;
 
-use super::{
-    Answer, Asked, CallQuery, Family, LOOKED_AT, Refusal,
-    params::Params,
+use super::{Answer, Asked, CallQuery, Family, LOOKED_AT, Refusal, params::Params};
+use crate::http::{
+    service::{Payload, payload},
+    upload::Arriving,
 };
-use crate::http::{service::{Payload, payload}, upload::Arriving};
 
 /// A call that proves itself with a client key in the place of the app's secret.
 pub(super) struct Proven {
@@ -66,7 +66,7 @@ impl Asked<'_> {
         let answer = json!({
             "errcode": 0,
             "errmsg": "ok",
-            "ticket": &**view.ticket.expose(),
+            "ticket": view.ticket.expose(),
             "expires_in": view.expires_in.as_secs(),
         });
         Ok(json_answer(Family::Cgi, &answer))

@@ -1,7 +1,7 @@
 //! The parameters of a WeChat-compatible call, however they come: in the query, in JSON with or
 //! without a content type, in a form, percent-encoded or not, or mixed.
 
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
@@ -242,7 +242,10 @@ mod tests {
             ("appid=wx1&secret=xk_a-b&force_refresh=true", ""),
             ("app%69d=wx1&s%65cret=xk%5Fa%2Db&force%5Frefresh=1", ""),
             ("", r#"{"appid":"wx1","secret":"xk_a-b","force_refresh":true}"#),
-            ("", " \n{\"appid\":\"wx1\",\"secret\":\"xk_\\u0061-b\",\"force_refresh\":1,\"x\":[{\"appid\":2}]}"),
+            (
+                "",
+                " \n{\"appid\":\"wx1\",\"secret\":\"xk_\\u0061-b\",\"force_refresh\":1,\"x\":[{\"appid\":2}]}",
+            ),
             ("", "appid=wx1&secret=xk_a-b&force_refresh=TRUE\r\n"),
             ("appid=wx1", r#"{"secret":"xk_a-b","force_refresh":"true"}"#),
             ("secret=xk_a-b", "appid=wx1&force_refresh=true"),
@@ -270,7 +273,11 @@ mod tests {
             ("", r#"{"appsecret":"a","appsecret":null}"#, "appsecret"),
             ("access_token=a", r#"{"access_token":"b"}"#, "access_token"),
         ] {
-            assert_eq!(params(query, body).unwrap_err(), ParamFlaw::Doubled(name), "{query} {body}");
+            assert_eq!(
+                params(query, body).unwrap_err(),
+                ParamFlaw::Doubled(name),
+                "{query} {body}"
+            );
         }
         assert!(params("lang=a&lang=b", "").is_ok());
         for body in ["{", "{}x", r#"{"appid":}"#, "{\"a\":1}{}"] {
@@ -284,7 +291,11 @@ mod tests {
     fn a_carried_query_keeps_its_bytes() {
         for (query, token, rest) in [
             ("access_token=xt_a&openid=o1&lang=zh_CN", Some("xt_a"), "&openid=o1&lang=zh_CN"),
-            ("openid=o1&access%5Ftoken=xt%5Fa&next_openid=", Some("xt_a"), "&openid=o1&next_openid="),
+            (
+                "openid=o1&access%5Ftoken=xt%5Fa&next_openid=",
+                Some("xt_a"),
+                "&openid=o1&next_openid=",
+            ),
             ("a=%e4%B8%AD&&b=+c&access_token=xt_a&d", Some("xt_a"), "&a=%e4%B8%AD&b=+c&d"),
             ("openid=o1", None, "&openid=o1"),
             ("access_token=", Some(""), ""),

@@ -7,8 +7,12 @@ use axum::http::{HeaderValue, Response, header};
 use broker::{ExchangeError, TokenError, path::NotCarried};
 use serde_json::json;
 
-use super::{super::carry::Unanswered, params::ParamFlaw};
-use crate::http::service::{Payload, payload};
+use super::params::ParamFlaw;
+use crate::http::{
+    carry::Unanswered,
+    service::{Payload, payload},
+    upload::Fault,
+};
 
 /// `/cgi-bin/*` and the like answer JSON by this name.
 const JSON: HeaderValue = HeaderValue::from_static("application/json; encoding=utf-8");
@@ -17,7 +21,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain");
 
 /// Which part of WeChat's API is imitated: they word their errors a little differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     Cgi,
     Sns,
 }
@@ -34,8 +38,8 @@ impl Family {
 
 /// A no, as WeChat would say it.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
-    pub(super) errcode: i64,
+pub(crate) struct Refusal {
+    pub(crate) errcode: i64,
     /// WeChat's words.
     words: Cow<'static, str>,
     /// Ours: who is at fault, and what to do.
@@ -126,7 +130,7 @@ impl Refusal {
         Self::new(40097, "invalid args", why)
     }
 
-    pub(super) fn too_fast(of: &'static str) -> Self {
+    pub(crate) fn too_fast(of: &'static str) -> Self {
         const WORDS: &str = "api minute-quota reach limit, must slower, retry next minute";
         Self::new(45011, WORDS, of)
     }
@@ -150,7 +154,7 @@ impl Refusal {
         Self { errcode: error.code, words: words.into(), why: why.into() }
     }
 
-    pub(super) fn into_response(self, family: Family, rid: &str) -> Response<Payload> {
+    pub(crate) fn into_response(self, family: Family, rid: &str) -> Response<Payload> {
         let Self { errcode, words, why } = self;
         let comma = if family == Family::Sns { "," } else { "" };
         let errmsg = format!("{words} (xinfu: {why}){comma} rid: {rid}");
@@ -178,9 +182,8 @@ impl From<ParamFlaw> for Refusal {
     }
 }
 
-impl From<super::super::upload::Fault> for Refusal {
-    fn from(fault: super::super::upload::Fault) -> Self {
-        use super::super::upload::Fault;
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
         match fault {
             Fault::TooLarge => Self::too_large(),
             Fault::Broken | Fault::Stalled => {

@@ -86,7 +86,9 @@ impl Asked<'_> {
         let token = token.ok_or_else(Refusal::no_token)?;
         let unwrapped = self.app.broker.unwrap_web_token(token);
         let unwrapped = unwrapped.map_err(|_| {
-            Refusal::token("it is not a web token that was given out here, or its client key is gone")
+            Refusal::token(
+                "it is not a web token that was given out here, or its client key is gone",
+            )
         })?;
         let (key, entry) = (unwrapped.key, unwrapped.entry);
         self.who = Who { key: Some(Arc::clone(&key)), entry: Some(Arc::clone(&entry)) };
@@ -97,6 +99,7 @@ impl Asked<'_> {
         }
         self.admit(&key, &entry)?;
         let mut body = self.app.uploads.keep(body).await?;
+        let faults = body.faults();
         let mut headers = self.head.headers.clone();
         strip_request(&mut headers);
         let token = unwrapped.token.expose();
@@ -106,7 +109,7 @@ impl Asked<'_> {
             headers,
             body: body.upload(),
         };
-        Ok(passed_on(forward(self.app, call, &body, token).await?, token))
+        Ok(passed_on(forward(self.app, call, &faults, token).await?, token))
     }
 
     /// What WeChat told of a user, with its tokens wrapped.
