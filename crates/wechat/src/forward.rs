@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{CONTENT_ENCODING, HOST},
+    header::{CONTENT_ENCODING, HOST, TRANSFER_ENCODING},
 };
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -54,41 +54,47 @@ pub enum Upload {
     /// All of it is there.
     Whole(Bytes),
     /// It comes by and by.
-    Stream {
-        /// What comes.
-        body: UnsyncBoxBody<Bytes, BoxError>,
-        /// When a piece was last taken.
-        moved: Moved,
-    },
+    Stream(Stream),
 }
 
 impl Upload {
     /// A body that comes by and by.
     pub fn stream(body: UnsyncBoxBody<Bytes, BoxError>) -> Self {
-        Self::Stream { body, moved: Moved::now() }
+        Self::Stream(Stream { body, moved: Moved::now() })
     }
 }
 
-/// When something last moved, told to whoever watches over it.
-#[derive(Clone, Debug)]
-pub struct Moved {
+/// A body that comes by and by.
+pub struct Stream {
+    body: UnsyncBoxBody<Bytes, BoxError>,
+    moved: Moved,
+}
+
+/// When WeChat last took a piece of a body, told to whoever watches over it.
+#[derive(Clone)]
+struct Moved {
     since: Instant,
-    /// In milliseconds since then.
+    /// In milliseconds since then; [`Moved::WAITING`] while the next piece is not there to be taken.
     last: Arc<AtomicU64>,
 }
 
 impl Moved {
+    const WAITING: u64 = u64::MAX;
+
     fn now() -> Self {
         Self { since: Instant::now(), last: Arc::default() }
     }
 
-    fn note(&self) {
-        let passed = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(passed, Ordering::Relaxed);
+    fn note(&self, waiting: bool) {
+        let passed = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(Self::WAITING - 1);
+        self.last.store(if waiting { Self::WAITING } else { passed }, Ordering::Relaxed);
     }
 
     fn last(&self) -> Instant {
-        self.since + Duration::from_millis(self.last.load(Ordering::Relaxed))
+        match self.last.load(Ordering::Relaxed) {
+            Self::WAITING => Instant::now(),
+            passed => self.since + Duration::from_millis(passed),
+        }
     }
 }
 
@@ -97,7 +103,7 @@ impl fmt::Debug for Upload {
         match self {
             Self::Nothing => f.write_str("Nothing"),
             Self::Whole(bytes) => write!(f, "Whole({} bytes)", bytes.len()),
-            Self::Stream { .. } => f.write_str("Stream"),
+            Self::Stream(_) => f.write_str("Stream"),
         }
     }
 }
@@ -118,10 +124,10 @@ impl Body for Upload {
                 }
                 _ => Poll::Ready(None),
             },
-            Self::Stream { body, moved } => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                moved.note();
-                Poll::Ready(frame)
+            Self::Stream(Stream { body, moved }) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                moved.note(frame.is_pending());
+                frame
             }
         }
     }
@@ -130,7 +136,7 @@ impl Body for Upload {
         match self {
             Self::Nothing => true,
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Stream { body, .. } => body.is_end_stream(),
+            Self::Stream(stream) => stream.body.is_end_stream(),
         }
     }
 
@@ -138,7 +144,7 @@ impl Body for Upload {
         match self {
             Self::Nothing => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream { body, .. } => body.size_hint(),
+            Self::Stream(stream) => stream.body.size_hint(),
         }
     }
 }
@@ -367,6 +373,11 @@ impl Lane {
         };
         *request.uri_mut() = uri;
         request.headers_mut().insert(HOST, self.authority.clone());
+        if request.body().size_hint().exact().is_none() {
+            // Not said, hyper takes a GET for one without a body.
+            let chunked = HeaderValue::from_static("chunked");
+            request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+        }
         loop {
             let (mut lease, kept) = match self.pool.kept() {
                 Some(lease) => (lease, true),
@@ -376,7 +387,7 @@ impl Lane {
                 },
             };
             let moved = match request.body() {
-                Upload::Stream { moved, .. } => Some(moved.clone()),
+                Upload::Stream(stream) => Some(stream.moved.clone()),
                 Upload::Nothing | Upload::Whole(_) => None,
             };
             let answer = tokio::select! {

@@ -44,7 +44,7 @@ pub use client::Client;
 pub use connect::{Config, ConfigError};
 pub use errcode::{Action, ErrorCode, Kind, errors_markdown, find, table};
 pub use error::{ApiError, Error, ProtocolError, TransportError, split_rid};
-pub use forward::{BrokenOff, Download, Forward, Forwarded, Upload};
+pub use forward::{BrokenOff, Download, Forward, Forwarded, Stream, Upload};
 pub use mini::{Undecryptable, decrypt, is_signed};
 pub use oauth::{
     AuthorizePage, InvalidRedirect, InvalidState, LoginState, RedirectUri, Scope, UnknownScope,

@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) lazy: bool,
     /// The way to WeChat leads nowhere.
     pub(crate) away: bool,
+    /// The way to WeChat leads there instead of to the simulator.
+    pub(crate) upstream: Option<SocketAddr>,
 }
 
 pub(crate) struct World {
@@ -83,7 +85,8 @@ impl World {
             format!("http://{}", wechat.local_addr().unwrap()).parse().unwrap();
         // Nobody listens on that port.
         let nowhere = ::http::Uri::from_static("http://127.0.0.1:1");
-        let hosts = vec![if setup.away { nowhere } else { pages.clone() }];
+        let elsewhere = setup.upstream.map(|it| format!("http://{it}").parse().unwrap());
+        let hosts = vec![if setup.away { nowhere } else { elsewhere.unwrap_or(pages.clone()) }];
         tasks.spawn(sim.clone().serve(wechat, None, stop_all.clone().cancelled_owned()));
 
         let config = wechat::Config { hosts, pages, ..wechat::Config::default() };

@@ -5,6 +5,7 @@ mod harness;
 mod process;
 
 mod canary;
+mod carrying;
 mod cli;
 mod compatible;
 mod config;
@@ -25,4 +26,5 @@ mod report;
 mod sdk;
 mod tickets;
 mod token;
+mod upstream;
 mod users;
