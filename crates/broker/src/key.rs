@@ -5,10 +5,13 @@
 //! do is a set of permissions and a set of apps, and nothing is allowed that is not in both.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fmt,
     str::FromStr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aws_lc_rs::digest;
@@ -38,12 +41,24 @@ pub enum Permission {
     Oauth,
     /// Call WeChat's API through us, where the key's paths allow it.
     Proxy,
+    /// Exchange the codes of mini programs for session keys, as an SDK does: the session key leaves.
+    SessionKey,
+    /// Set the day's counters of an app to zero, which WeChat allows ten times a month.
+    ClearQuota,
 }
 
 impl Permission {
     /// All permissions.
-    pub const ALL: [Self; 6] =
-        [Self::Token, Self::Report, Self::Tickets, Self::Users, Self::Oauth, Self::Proxy];
+    pub const ALL: [Self; 8] = [
+        Self::Token,
+        Self::Report,
+        Self::Tickets,
+        Self::Users,
+        Self::Oauth,
+        Self::Proxy,
+        Self::SessionKey,
+        Self::ClearQuota,
+    ];
 
     /// The permission as one word.
     pub fn as_str(self) -> &'static str {
@@ -54,6 +69,8 @@ impl Permission {
             Self::Users => "users",
             Self::Oauth => "oauth",
             Self::Proxy => "proxy",
+            Self::SessionKey => "session-key",
+            Self::ClearQuota => "clear-quota",
         }
     }
 }
@@ -64,7 +81,7 @@ impl FromStr for Permission {
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
         Self::ALL.into_iter().find(|it| it.as_str() == word).ok_or_else(|| UnknownWord {
             word: word.to_owned(),
-            choices: "token, report, tickets, users, oauth, proxy",
+            choices: "token, report, tickets, users, oauth, proxy, session-key, clear-quota",
         })
     }
 }
@@ -86,16 +103,25 @@ pub struct Rights {
     pub permissions: BTreeSet<Permission>,
     /// On which apps.
     pub apps: Apps,
-    /// With [`Permission::Proxy`]: the API paths it may call, `*` at the end for all below. Empty:
+    /// With [`Permission::Proxy`]: the API paths it may call, `/*` at the end for all below. Empty:
     /// all but those that mint or reset credentials.
     #[serde(default)]
     pub paths: Vec<String>,
+    /// An SDK with this key gets the app's own token instead of a pass, and may call WeChat with it
+    /// past us.
+    #[serde(default)]
+    pub reveal: bool,
 }
 
 impl Rights {
     /// Everything, on every app.
     pub fn all() -> Self {
-        Self { permissions: Permission::ALL.into(), apps: Apps::All, paths: Vec::new() }
+        Self {
+            permissions: Permission::ALL.into(),
+            apps: Apps::All,
+            paths: Vec::new(),
+            reveal: false,
+        }
     }
 }
 
@@ -142,6 +168,37 @@ pub(crate) fn key_hash(presented: &str) -> [u8; 32] {
         .expect("SHA-256 gives 32 bytes")
 }
 
+/// The client keys that may be used, in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    pub(crate) by_hash: HashMap<[u8; 32], Arc<ClientKey>>,
+    /// The same, by id.
+    by_id: HashMap<String, Arc<ClientKey>>,
+}
+
+impl Keys {
+    pub(crate) fn new(by_hash: HashMap<[u8; 32], Arc<ClientKey>>) -> Self {
+        let by_id = by_hash.values().map(|key| (key.id.clone(), Arc::clone(key))).collect();
+        Self { by_hash, by_id }
+    }
+
+    /// The key of this id.
+    pub(crate) fn find(&self, id: &str) -> Option<&Arc<ClientKey>> {
+        self.by_id.get(id)
+    }
+}
+
+/// Why nobody is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotKnown {
+    /// There is no such client key, or it was revoked or has expired.
+    #[error("the client key is unknown, revoked or expired")]
+    Unknown,
+    /// The store has been out of reach for too long to say which client keys are good.
+    #[error("the store is out of reach, so which client keys are good is not known")]
+    Stale,
+}
+
 /// A client key that is known, and what it may do.
 #[derive(Debug)]
 pub struct ClientKey {
@@ -178,12 +235,22 @@ impl ClientKey {
         self.rights.permissions.contains(&permission)
     }
 
+    /// Whether the key still works at `now`, as far as time goes.
+    pub(crate) fn is_live(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|end| now < end)
+    }
+
     /// Whether the key reaches an app.
     pub fn reaches(&self, app: &AppId) -> bool {
         match &self.rights.apps {
             Apps::All => true,
             Apps::Only(apps) => apps.contains(app.as_str()),
         }
+    }
+
+    /// Takes one call from the rate of the key.
+    pub fn admit_call(&self) -> bool {
+        true
     }
 
     /// Counts one token read.
@@ -229,12 +296,15 @@ mod tests {
             permissions: [Permission::Token, Permission::Report].into(),
             apps: Apps::Only(["wx1".to_owned()].into()),
             paths: Vec::new(),
+            reveal: false,
         };
         let text = serde_json::to_string(&rights).unwrap();
         assert_eq!(
             text,
-            r#"{"permissions":["token","report"],"apps":{"only":["wx1"]},"paths":[]}"#
+            r#"{"permissions":["token","report"],"apps":{"only":["wx1"]},"paths":[],"reveal":false}"#
         );
         assert_eq!(serde_json::from_str::<Rights>(&text).unwrap(), rights);
+        let of_before = text.replace(r#","reveal":false"#, "");
+        assert_eq!(serde_json::from_str::<Rights>(&of_before).unwrap(), rights);
     }
 }

@@ -27,6 +27,7 @@ mod directory;
 mod error;
 mod fetch;
 mod follow;
+mod freshness;
 mod grant;
 mod handover;
 mod keep;
@@ -35,11 +36,13 @@ pub mod ledger;
 mod login;
 mod manage;
 mod mini;
+mod pass;
 pub mod path;
 mod person;
 mod random;
 mod refresh;
 mod report;
+mod reveal;
 mod schedule;
 pub mod seal;
 mod slot;
@@ -48,9 +51,9 @@ mod ticket;
 mod together;
 mod token;
 mod user;
+mod wrap;
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc,
@@ -71,21 +74,27 @@ pub use grant::{Ended, GrantView, PROFILE_LIFE, Profile, ProfileError, ProfileQu
 pub use login::{Authorize, AuthorizeUrl, ExchangeError, Identity, Proof, WrongKind};
 pub use manage::{AppChange, Applied, ApplyError, NewApp, Rekeyed};
 pub use mini::{MiniError, MiniLogin};
+pub use pass::{DeadPass, PASS_HONOURED, PASS_LIFE, Pass, Passed};
 pub use person::{Drill, Refreshed};
 pub use report::INVALID_TOKEN;
 pub use ticket::{JssdkConfig, TicketView};
 pub use token::{CredentialStatus, MIN_TTL_CAP, TokenView};
+pub use wrap::{NotWrapped, Unwrapped};
 
 use crate::{
     claim::{Brought, Outcome},
     directory::Directory,
+    freshness::Freshness,
     grant::{Renewed, Why},
-    key::{ClientKey, key_hash},
+    key::{ClientKey, Keys, NotKnown, key_hash},
     login::Redirects,
+    pass::PassKeys,
+    reveal::Revealed,
     schedule::Schedule,
     seal::{Sealed, Sealer, TokenHasher},
     store::{GrantId, Place, Shared, Store, StoreResult},
     together::Together,
+    wrap::Wrapper,
 };
 
 /// What a broker is made of.
@@ -102,7 +111,12 @@ pub struct Parts {
     pub sealer: Sealer,
     /// Who owns the tasks, so that shutdown can wait for them.
     pub tasks: TaskTracker,
+    /// How long client keys are taken for good while the store cannot be reached.
+    pub stale_keys_max: Duration,
 }
+
+/// The usual [`Parts::stale_keys_max`].
+pub const STALE_KEYS_MAX: Duration = Duration::from_secs(300);
 
 /// The broker. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -117,7 +131,13 @@ struct Inner {
     hasher: TokenHasher,
     tasks: TaskTracker,
     apps: Directory,
-    keys: ArcSwap<HashMap<[u8; 32], Arc<ClientKey>>>,
+    keys: ArcSwap<Keys>,
+    /// Whether memory is near enough to the store to say which client keys are good.
+    freshness: Freshness,
+    pass_keys: PassKeys,
+    wrapper: Wrapper,
+    /// Who was given which token itself.
+    revealed: Revealed,
     schedule: Schedule,
     counters: Counters,
     redirects: Redirects,
@@ -135,13 +155,14 @@ impl Broker {
     /// Opens the store: checks that every master key that it needs is here, and reads apps, client
     /// keys and current credentials into memory. Fetches nothing.
     pub async fn open(parts: Parts) -> Result<Self, OpenError> {
-        let Parts { store, shared, wechat, clock, sealer, tasks } = parts;
+        let Parts { store, shared, wechat, clock, sealer, tasks, stale_keys_max } = parts;
         for key in store.sealing_keys().await? {
             if !sealer.has(&key) {
                 return Err(OpenError::Seal(seal::SealError::UnknownKey(key)));
             }
         }
-        let hasher = token_hasher(store.as_ref(), &sealer).await?;
+        let hasher = TokenHasher::new(&own_secret(store.as_ref(), &sealer, "token-hash").await?);
+        let wrapper = Wrapper::new(&own_secret(store.as_ref(), &sealer, "web-wrap").await?);
         let broker = Self(Arc::new(Inner {
             store,
             shared,
@@ -152,6 +173,10 @@ impl Broker {
             tasks,
             apps: Directory::default(),
             keys: ArcSwap::default(),
+            freshness: Freshness::new(stale_keys_max),
+            pass_keys: PassKeys::default(),
+            wrapper,
+            revealed: Revealed::default(),
             schedule: Schedule::default(),
             counters: Counters::default(),
             redirects: Redirects::default(),
@@ -162,6 +187,7 @@ impl Broker {
         }));
         broker.sync_time().await?;
         broker.reload_all().await?;
+        broker.keep_pass_keys().await?;
         Ok(broker)
     }
 
@@ -174,6 +200,8 @@ impl Broker {
                 self.follow_forever(),
                 self.write_aggregates_forever(),
                 self.forget_past_logins_forever(),
+                self.keep_pass_keys_forever(),
+                self.0.freshness.watch(),
             );
         };
         tokio::select! {
@@ -195,11 +223,13 @@ impl Broker {
 
     /// The client key that was presented, if it is known, not revoked and not expired. Takes no
     /// lock.
-    pub fn authenticate(&self, presented: &str) -> Option<Arc<ClientKey>> {
+    pub fn authenticate(&self, presented: &str) -> Result<Arc<ClientKey>, NotKnown> {
+        if self.0.freshness.is_lost() {
+            return Err(NotKnown::Stale);
+        }
         let keys = self.0.keys.load();
-        let key = keys.get(&key_hash(presented))?;
-        let expired = key.expires_at.is_some_and(|at| at <= self.now());
-        (!expired).then(|| Arc::clone(key))
+        let key = keys.by_hash.get(&key_hash(presented)).filter(|key| key.is_live(self.now()));
+        key.map(Arc::clone).ok_or(NotKnown::Unknown)
     }
 
     /// The store's time, as well as it is known without asking the store.
@@ -265,11 +295,10 @@ impl fmt::Debug for Broker {
     }
 }
 
-/// The hasher of tokens, whose key lives sealed in the store so that all replicas share it.
-async fn token_hasher(store: &dyn Store, sealer: &Sealer) -> Result<TokenHasher, OpenError> {
-    const NAME: &str = "token-hash";
-    let binding = Place::Own(NAME.to_owned()).binding();
+/// A secret of our own, which lives sealed in the store so that all replicas share it.
+async fn own_secret(store: &dyn Store, sealer: &Sealer, name: &str) -> Result<Vec<u8>, OpenError> {
+    let binding = Place::Own(name.to_owned()).binding();
     let fresh = sealer.seal(&binding, random::random_word::<32>().as_bytes());
-    let stored = store.own_secret(NAME, &fresh).await?;
-    Ok(TokenHasher::new(&sealer.open(&binding, &stored)?))
+    let stored = store.own_secret(name, &fresh).await?;
+    Ok(sealer.open(&binding, &stored)?)
 }

@@ -13,6 +13,7 @@ use crate::{
     credential::{CredentialId, Trouble},
     key::{Apps, NewKey, Permission, Rights, key_hash},
     ledger::LedgerRow,
+    path::check_pattern,
     store::{AppRow, KeyRow, Place, StoreResult},
 };
 
@@ -491,23 +492,15 @@ fn check_list(
     Ok(())
 }
 
-/// The paths of a key begin with `/`; a `*` stands for everything below, so it is the last segment.
 /// A path that is not in its one canonical form would never fit a call.
 fn check_paths(rights: &Rights) -> Result<(), ManageError> {
     if !rights.paths.is_empty() && !rights.permissions.contains(&Permission::Proxy) {
         return Err(invalid("paths", "are for proxied calls, which need the permission `proxy`"));
     }
     for path in &rights.paths {
-        let plain = |segment: &str| {
-            !matches!(segment, "" | "." | "..")
-                && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
-        };
-        let below = path.strip_suffix("/*").unwrap_or(path);
-        let fits =
-            path == "/*" || below.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
-        if !fits {
+        if let Err(flaw) = check_pattern(path) {
             let problem = format!(
-                "hold `{path}`; expected are paths such as `/cgi-bin/user/info`, or `/cgi-bin/user/*` \
+                "hold `{path}`: {flaw}; expected are paths such as `/cgi-bin/user/info`, or `/cgi-bin/user/*` \
                  for all below"
             );
             return Err(invalid("paths", &problem));

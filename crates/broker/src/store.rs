@@ -122,6 +122,18 @@ pub struct CredentialRow {
     pub used_at: Timestamp,
 }
 
+/// One key that passes are sealed with, as stored. Replicas take it into use some time after it was
+/// published, when all of them have read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassKeyRow {
+    /// The name that passes know it by: 8 characters of `[A-Za-z0-9_-]`.
+    pub id: String,
+    /// The key, sealed.
+    pub key: Sealed,
+    /// When it was stored.
+    pub published_at: Timestamp,
+}
+
 /// One entry of the change log: something that a running server has to read again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
@@ -129,6 +141,8 @@ pub enum Change {
     App(AppId),
     /// Client keys were added or revoked.
     Keys,
+    /// A key that passes are sealed with was published.
+    PassKeys,
     /// A credential got another row, or its trouble changed.
     Credential(CredentialId),
 }
@@ -152,6 +166,8 @@ pub enum Place {
     Credential(CredentialId, u64),
     /// A secret of xinfu itself, by name.
     Own(String),
+    /// A key that passes are sealed with, by its id.
+    PassKey(String),
     /// What the exchange of a code gave, by the hash of the code.
     Outcome(AppId, [u8; 32]),
     /// The tokens of a grant, by its version.
@@ -171,6 +187,7 @@ impl Place {
                 format!("credential/{}/{}/{generation}", id.app, id.kind.as_str())
             }
             Self::Own(name) => format!("own/{name}"),
+            Self::PassKey(id) => format!("pass-key/{id}"),
             Self::Outcome(app, code) => format!("outcome/{app}/{}", hex(code)),
             Self::Tokens(GrantId { app, openid, scope }, version) => {
                 format!("tokens/{app}/{}/{}/{version}", pseudonym(openid), scope.as_str())
@@ -298,6 +315,19 @@ pub trait Store: Logins {
     /// A secret of xinfu itself by name: the stored one, or `fresh` when there was none, which is
     /// then stored. Two callers with different fresh values get the same answer.
     async fn own_secret(&self, name: &str, fresh: &Sealed) -> StoreResult<Sealed>;
+
+    /// The keys that passes are sealed with, in the order of their publication.
+    async fn pass_keys(&self) -> StoreResult<Vec<PassKeyRow>>;
+
+    /// Publishes a key for passes if the one published last is `last`, and forgets those that were
+    /// published before `forget_before`. `false`: another one was published meanwhile, or the id is
+    /// taken; then nothing was written.
+    async fn add_pass_key(
+        &self,
+        row: &PassKeyRow,
+        last: Option<&str>,
+        forget_before: Timestamp,
+    ) -> StoreResult<bool>;
 
     /// The ids of all master keys that sealed values name, each once, in order.
     async fn sealing_keys(&self) -> StoreResult<Vec<String>>;

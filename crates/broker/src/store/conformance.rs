@@ -21,7 +21,8 @@ use futures_util::future::join_all;
 use wechat::AppId;
 
 use super::{
-    Acquired, AppRow, Change, Changes, CredentialRow, KeyRow, Lease, Place, Shared, Store,
+    Acquired, AppRow, Change, Changes, CredentialRow, KeyRow, Lease, PassKeyRow, Place, Shared,
+    Store,
 };
 use crate::{
     app::{AppKind, Issuer},
@@ -104,6 +105,7 @@ pub(super) async fn run(fresh: impl AsyncFn() -> Handles, fast_forward: impl Asy
     removal(&fresh().await).await;
     budgets(&fresh().await, &fast_forward).await;
     own_secrets(&fresh().await).await;
+    pass_keys(&fresh().await).await;
     sealing(&fresh().await).await;
     audit_log(&fresh().await).await;
     changes::of_apps_and_keys(&fresh().await).await;
@@ -624,6 +626,46 @@ async fn own_secrets(h: &Handles) {
     let answers = join_all(fresh.iter().map(|fresh| own("race", fresh))).await;
     assert!(answers.iter().all(|answer| *answer == answers[0]), "all get the same answer");
     assert_eq!(own("race", "late").await, answers[0]);
+}
+
+async fn pass_keys(h: &Handles) {
+    let row = |id: &str, at: u64| PassKeyRow {
+        id: id.to_owned(),
+        key: sealed("k1", id),
+        published_at: START + MINUTE * u32::try_from(at).unwrap(),
+    };
+    let add = async |id: &str, at: u64, last: Option<&str>, forget: u64| {
+        let forget_before = row("", forget).published_at;
+        h.store().add_pass_key(&row(id, at), last, forget_before).await.unwrap()
+    };
+    let all = async || h.store().pass_keys().await.unwrap();
+    assert_eq!(all().await, []);
+    let before = h.changes(0).await.latest;
+    assert!(!add("a", 1, Some("z"), 0).await, "there is none");
+    assert!(add("a", 1, None, 0).await);
+    assert!(!add("b", 2, None, 0).await, "somebody was first");
+    assert!(add("b", 2, Some("a"), 0).await);
+    assert!(!add("c", 3, Some("a"), 9).await, "and again, and nothing is forgotten");
+    assert!(!add("a", 3, Some("b"), 9).await, "the id is taken");
+    assert_eq!(all().await, [row("a", 1), row("b", 2)]);
+    assert_eq!(h.changes(before).await.entries, Some(vec![Change::PassKeys]));
+    // Of those that want to be next, one is.
+    let racers: Vec<_> = (0..10).map(|at| format!("racer {at}")).collect();
+    let added = join_all(racers.iter().map(|id| add(id, 3, Some("b"), 0))).await;
+    assert_eq!(added.iter().filter(|added| **added).count(), 1);
+    let last = all().await.pop().unwrap().id;
+    // Forgotten is what is past, and the order is that of adding, also when a clock was set back.
+    assert!(add("d", 0, Some(&last), 2).await);
+    let left: Vec<_> = all().await.into_iter().map(|row| row.id).collect();
+    assert_eq!(left, ["b", last.as_str(), "d"]);
+
+    let place = Place::PassKey("b".to_owned());
+    let (old, new) = (sealed("k1", "b"), sealed("k2", "b"));
+    assert_eq!(h.store().sealed_otherwise("k2", 1).await.unwrap(), [(place.clone(), old.clone())]);
+    assert!(h.store().reseal(&place, &old, &new).await.unwrap());
+    assert!(!h.store().reseal(&place, &old, &new).await.unwrap());
+    assert_eq!(h.store().sealing_keys().await.unwrap(), ["k1", "k2"]);
+    assert_eq!(all().await[0].key, new);
 }
 
 async fn sealing(h: &Handles) {

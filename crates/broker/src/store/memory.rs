@@ -18,8 +18,8 @@ use wechat::AppId;
 
 use self::logins::LoginState;
 use super::{
-    Acquired, AppRow, Change, Changes, CredentialRow, KeyRow, Lease, Place, Shared, Store,
-    StoreError, StoreResult,
+    Acquired, AppRow, Change, Changes, CredentialRow, KeyRow, Lease, PassKeyRow, Place, Shared,
+    Store, StoreError, StoreResult,
 };
 use crate::{
     audit::AuditEntry,
@@ -62,6 +62,8 @@ struct State {
     /// By app and API, then by day.
     ledger: BTreeMap<(AppId, String), BTreeMap<i64, LedgerRow>>,
     own: BTreeMap<String, Sealed>,
+    /// In the order of their publication.
+    pass_keys: Vec<PassKeyRow>,
     logins: LoginState,
     /// Entry number 1 comes first.
     audit: Vec<AuditEntry>,
@@ -135,7 +137,8 @@ impl State {
             .values()
             .map(|row| (Place::Credential(row.id.clone(), row.generation), &row.value));
         let own = self.own.iter().map(|(name, value)| (Place::Own(name.clone()), value));
-        apps.chain(credentials).chain(own).chain(self.logins.sealed())
+        let pass_keys = self.pass_keys.iter().map(|row| (Place::PassKey(row.id.clone()), &row.key));
+        apps.chain(credentials).chain(own).chain(pass_keys).chain(self.logins.sealed())
     }
 
     fn sealed_at(&mut self, place: &Place) -> Option<&mut Sealed> {
@@ -145,6 +148,9 @@ impl State {
                 self.current(id, *generation).map(|row| &mut row.value)
             }
             Place::Own(name) => self.own.get_mut(name),
+            Place::PassKey(id) => {
+                self.pass_keys.iter_mut().find(|row| row.id == *id).map(|row| &mut row.key)
+            }
             of_logins => self.logins.sealed_at(of_logins),
         }
     }
@@ -440,6 +446,27 @@ impl Store for MemoryStore {
     async fn own_secret(&self, name: &str, fresh: &Sealed) -> StoreResult<Sealed> {
         let mut state = self.state()?;
         Ok(state.own.entry(name.to_owned()).or_insert_with(|| fresh.clone()).clone())
+    }
+
+    async fn pass_keys(&self) -> StoreResult<Vec<PassKeyRow>> {
+        Ok(self.state()?.pass_keys.clone())
+    }
+
+    async fn add_pass_key(
+        &self,
+        row: &PassKeyRow,
+        last: Option<&str>,
+        forget_before: Timestamp,
+    ) -> StoreResult<bool> {
+        let mut state = self.state()?;
+        let newest = state.pass_keys.last().map(|row| row.id.as_str());
+        if newest != last || state.pass_keys.iter().any(|known| known.id == row.id) {
+            return Ok(false);
+        }
+        state.pass_keys.retain(|known| known.published_at >= forget_before);
+        state.pass_keys.push(row.clone());
+        state.log.push(Change::PassKeys);
+        Ok(true)
     }
 
     async fn sealing_keys(&self) -> StoreResult<Vec<String>> {

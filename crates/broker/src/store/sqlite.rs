@@ -31,12 +31,13 @@ use tokio::sync::watch;
 use wechat::AppId;
 
 use self::{
-    rows::{APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, TROUBLE, number},
+    rows::{APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, TROUBLE, number},
     sealed::{SEALED_OTHERWISE, SEALING_KEYS},
     shared::Watcher,
 };
 use super::{
-    AppRow, Change, Changes, CredentialRow, KeyRow, Place, Store, StoreError, StoreResult,
+    AppRow, Change, Changes, CredentialRow, KeyRow, PassKeyRow, Place, Store, StoreError,
+    StoreResult,
     memory::{CHANGES_KEPT, CHANGES_TRIMMED_EVERY, LEDGER_DAYS, distinct},
 };
 use crate::{
@@ -109,6 +110,7 @@ impl Write<'_> {
         let (app, kind) = match change {
             Change::App(app) => (Some(app.as_str()), None),
             Change::Keys => (None, None),
+            Change::PassKeys => (None, Some("pass-keys")),
             Change::Credential(id) => (Some(id.app.as_str()), Some(id.kind.as_str())),
         };
         self.execute("INSERT INTO changes (app, kind) VALUES (?1, ?2)", params![app, kind])?;
@@ -705,6 +707,49 @@ impl Store for SqliteStore {
                 params![name, fresh.key, fresh.bytes],
             )?;
             Ok(fresh)
+        })
+        .await
+    }
+
+    async fn pass_keys(&self) -> StoreResult<Vec<PassKeyRow>> {
+        self.read(|db| {
+            let sql = format!("{PASS_KEY} ORDER BY number");
+            rows::readable(db, &sql, [], rows::pass_key)
+        })
+        .await
+    }
+
+    async fn add_pass_key(
+        &self,
+        row: &PassKeyRow,
+        last: Option<&str>,
+        forget_before: Timestamp,
+    ) -> StoreResult<bool> {
+        let (row, last) = (row.clone(), last.map(str::to_owned));
+        self.write(move |write| {
+            let newest: Option<String> = write.transaction.query_row(
+                "SELECT (SELECT id FROM pass_keys ORDER BY number DESC LIMIT 1)",
+                [],
+                |row| row.get(0),
+            )?;
+            if newest != last {
+                return Ok(false);
+            }
+            let PassKeyRow { id, key, published_at } = &row;
+            let added = write.execute(
+                "INSERT OR IGNORE INTO pass_keys (id, value_key, value, published_at) \
+                 VALUES (?1, ?2, ?3, ?4)",
+                params![id, key.key, key.bytes, published_at.as_millis()],
+            )?;
+            if added == 0 {
+                return Ok(false);
+            }
+            write.execute(
+                "DELETE FROM pass_keys WHERE published_at < ?1 AND id <> ?2",
+                params![forget_before.as_millis(), id],
+            )?;
+            write.log(&Change::PassKeys)?;
+            Ok(true)
         })
         .await
     }

@@ -173,6 +173,7 @@ async fn keys_reach_what_they_were_given_and_die_when_revoked_or_expired() {
         permissions: [Permission::Token].into(),
         apps: Apps::Only(["shop".to_owned()].into()),
         paths: Vec::new(),
+        reveal: false,
     };
     let unknown = Rights { apps: Apps::Only(["nobody".to_owned()].into()), ..rights.clone() };
     let refused = broker.add_key("x", unknown, None, &operator()).await.unwrap_err();
@@ -183,20 +184,20 @@ async fn keys_reach_what_they_were_given_and_die_when_revoked_or_expired() {
     let key = broker.authenticate(new.expose()).unwrap();
     assert!(key.may(Permission::Token) && !key.may(Permission::Users));
     assert!(key.reaches(&APP.parse().unwrap()) && !key.reaches(&"wxother".parse().unwrap()));
-    assert!(broker.authenticate(&new.expose()[1..]).is_none());
-    assert!(broker.authenticate("").is_none());
+    assert!(broker.authenticate(&new.expose()[1..]).is_err());
+    assert!(broker.authenticate("").is_err());
     world.pass(secs(100)).await;
-    assert!(broker.authenticate(new.expose()).is_none(), "expired");
+    assert!(broker.authenticate(new.expose()).is_err(), "expired");
 
     let second = broker.add_key("orders", Rights::all(), None, &operator()).await.unwrap();
     let third = broker.add_key("orders", Rights::all(), None, &operator()).await.unwrap();
     let by_name = broker.revoke_key("orders", &operator()).await;
     assert!(matches!(by_name, Err(ManageError::Invalid { field: "key", .. })), "two have the name");
     broker.revoke_key(&third.id, &operator()).await.unwrap();
-    assert!(broker.authenticate(second.expose()).is_some());
+    assert!(broker.authenticate(second.expose()).is_ok());
     // Neither the revoked one nor the expired one is in the way any more.
     broker.revoke_key("orders", &operator()).await.unwrap();
-    assert!(broker.authenticate(second.expose()).is_none());
+    assert!(broker.authenticate(second.expose()).is_err());
     let twice = broker.revoke_key(&second.id, &operator()).await.unwrap_err();
     assert_eq!(twice, ManageError::NoSuchKey(second.id.clone()));
 }
@@ -209,6 +210,7 @@ async fn the_paths_of_a_key_are_paths() {
         permissions: [permission].into(),
         apps: Apps::All,
         paths: vec!["/cgi-bin/menu/get".to_owned(), path.to_owned()],
+        reveal: false,
     };
     for good in ["/cgi-bin/user/info", "/cgi-bin/user/*", "/*", "/a-b._~/c"] {
         let rights = with(Permission::Proxy, good);
@@ -285,6 +287,7 @@ async fn open_with(world: &World, sealer: Sealer) -> Result<Broker, OpenError> {
         clock: world.clock.clone(),
         sealer,
         tasks: TaskTracker::new(),
+        stale_keys_max: broker::STALE_KEYS_MAX,
     };
     Broker::open(parts).await
 }

@@ -183,6 +183,9 @@ configuration! {
         /// How long WeChat may take to begin its answer to a call that is carried, to go on with
         /// it, or to take more of the call.
         call_patience: String = "30s".to_owned(), "";
+        /// How long client keys are taken for good while the store cannot be reached: so long a key
+        /// that was revoked meanwhile may go on to work.
+        stale_keys_max: String = "300s".to_owned(), "";
     }
     /// What is logged, always to standard error.
     log: RawLog {

@@ -30,6 +30,8 @@ pub struct Settings {
     pub seal_with: String,
     /// What a client may take of the server.
     pub limits: Limits,
+    /// How long client keys are taken for good while the store cannot be reached.
+    pub stale_keys_max: Duration,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged, as directives.
@@ -91,6 +93,12 @@ impl Settings {
             master_keys,
             seal_with,
             limits: limits(typed)?,
+            stale_keys_max: span(
+                typed,
+                "limits.stale_keys_max",
+                &typed.raw.limits.stale_keys_max,
+                Duration::from_secs(86_400),
+            )?,
             log_format: log_format(typed)?,
             log_level: log_level(typed)?,
         })

@@ -173,8 +173,7 @@ fn admit(
     headers: &HeaderMap,
     before: Option<&Caller>,
 ) -> Result<Caller, Problem> {
-    let key = app.broker.authenticate(bearer(headers)?);
-    let key = key.ok_or_else(|| Problem::unauthorized(true))?;
+    let key = app.broker.authenticate(bearer(headers)?)?;
     if before.is_none() {
         Span::current().record("key.id", key.id.as_str());
     }

@@ -18,7 +18,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use axum::http::{Request, Response, request};
 use broker::{
     AppEntry, DeadPass, Passed,
-    key::{ClientKey, Permission},
+    key::{ClientKey, NotKnown, Permission},
     path::CallPath,
 };
 use bytes::Bytes;
@@ -237,9 +237,7 @@ impl Asked<'_> {
         };
         let passed = passed.map_err(|dead| match dead {
             DeadPass::Expired => Refusal::token_expired(),
-            DeadPass::Stale => {
-                Refusal::busy("which client keys are good is not known: the store is away")
-            }
+            DeadPass::Stale => NotKnown::Stale.into(),
             DeadPass::Invalid | DeadPass::UnknownKey => Refusal::token(kind_of(token)),
         })?;
         self.who =

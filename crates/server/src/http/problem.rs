@@ -8,7 +8,10 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Response, header};
 use broker::{
     CallError, ExchangeError, ManageError, MiniError, ProfileError, ReportError, TokenError,
-    WrongKind, credential::Trouble, key::Permission, store::StoreError,
+    WrongKind,
+    credential::Trouble,
+    key::{NotKnown, Permission},
+    store::StoreError,
 };
 use serde_json::{Map, Value, json};
 use wechat::{Action, ApiError, Kind, TransportError, Undecryptable};
@@ -145,6 +148,15 @@ impl Problem {
             headers.insert(name, value);
         }
         response
+    }
+}
+
+impl From<NotKnown> for Problem {
+    fn from(err: NotKnown) -> Self {
+        match err {
+            NotKnown::Unknown => Self::unauthorized(true),
+            NotKnown::Stale => StoreError::Unavailable(err.to_string()).into(),
+        }
     }
 }
 

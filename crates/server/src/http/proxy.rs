@@ -77,8 +77,7 @@ where
 
 async fn work(app: &App, head: request::Parts, body: Arriving) -> Result<Response<Payload>, No> {
     let request::Parts { method, uri, headers, .. } = head;
-    let key = app.broker.authenticate(bearer(&headers)?);
-    let key = key.ok_or_else(|| Problem::unauthorized(true))?;
+    let key = app.broker.authenticate(bearer(&headers)?).map_err(Problem::from)?;
     let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let (name, _) = rest.split_once('/').unwrap_or((rest, ""));
     let entry = app.broker.app(name).filter(|entry| key.reaches(&entry.app().id));

@@ -76,7 +76,7 @@ impl LoginState {
                 let session = self.sessions.get_mut(&(app.clone(), *id))?;
                 Some(&mut session.session_key)
             }
-            Place::AppSecret(_) | Place::Credential(..) | Place::Own(_) => None,
+            Place::AppSecret(_) | Place::Credential(..) | Place::Own(_) | Place::PassKey(_) => None,
         }
     }
 

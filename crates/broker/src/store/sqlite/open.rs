@@ -7,8 +7,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use crate::store::{StoreError, StoreResult};
 
 /// What leads from each version of the database to the next; the version is `user_version`.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/0001.sql"), include_str!("../migrations/0002.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/0001.sql"),
+    include_str!("../migrations/0002.sql"),
+    include_str!("../migrations/0003.sql"),
+];
 
 /// As many statements as the store has, and some.
 const CACHED_STATEMENTS: usize = 128;

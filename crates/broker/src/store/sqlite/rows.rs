@@ -15,8 +15,8 @@ use crate::{
     ledger::LedgerRow,
     seal::Sealed,
     store::{
-        AppRow, Change, Claim, CredentialRow, GrantId, GrantRow, KeyRow, Lease, ProfileRow,
-        SessionRow, StoreError, StoreResult,
+        AppRow, Change, Claim, CredentialRow, GrantId, GrantRow, KeyRow, Lease, PassKeyRow,
+        ProfileRow, SessionRow, StoreError, StoreResult,
     },
 };
 
@@ -265,10 +265,19 @@ pub(super) fn change(row: &Row<'_>) -> StoreResult<Change> {
     let columns = Columns { row, table: "changes", name: 1 };
     let has = |column| Ok::<_, StoreError>(columns.read::<Option<String>>(column)?.is_some());
     Ok(match (has(1)?, has(2)?) {
-        (false, _) => Change::Keys,
+        (false, false) => Change::Keys,
+        (false, true) => Change::PassKeys,
         (true, false) => Change::App(columns.parse(1)?),
         (true, true) => Change::Credential(columns.credential(1)?),
     })
+}
+
+/// The keys of passes.
+pub(super) const PASS_KEY: &str = "SELECT id, value_key, value, published_at FROM pass_keys";
+
+pub(super) fn pass_key(row: &Row<'_>) -> StoreResult<PassKeyRow> {
+    let columns = Columns { row, table: "pass_keys", name: 1 };
+    Ok(PassKeyRow { id: columns.read(0)?, key: columns.sealed(1)?, published_at: columns.time(3)? })
 }
 
 /// A sealed value by its name in `own_secrets`.

@@ -15,6 +15,7 @@ use crate::{
 pub(super) const SEALING_KEYS: &str = "SELECT secret_key FROM apps \
      UNION SELECT value_key FROM credentials \
      UNION SELECT value_key FROM own_secrets \
+     UNION SELECT value_key FROM pass_keys \
      UNION SELECT outcome_key FROM claims WHERE outcome IS NOT NULL \
      UNION SELECT tokens_key FROM grants WHERE tokens_key IS NOT NULL \
      UNION SELECT profile_key FROM grants WHERE profile_key IS NOT NULL \
@@ -30,6 +31,8 @@ pub(super) const SEALED_OTHERWISE: &str = "\
          FROM credentials WHERE value_key < ?1 OR value_key > ?1 \
      UNION ALL SELECT 'own', name, NULL, NULL, NULL, value_key, value \
          FROM own_secrets WHERE value_key <> ?1 \
+     UNION ALL SELECT 'pass-key', id, NULL, NULL, NULL, value_key, value \
+         FROM pass_keys WHERE value_key <> ?1 \
      UNION ALL SELECT 'outcome', app, code, NULL, NULL, outcome_key, outcome \
          FROM claims WHERE outcome IS NOT NULL AND outcome_key <> ?1 \
      UNION ALL SELECT 'tokens', app, openid, scope, version, tokens_key, tokens \
@@ -52,6 +55,7 @@ pub(super) fn sealed(row: &Row<'_>) -> StoreResult<(Place, Sealed)> {
         "app-secret" => Place::AppSecret(columns.parse(1)?),
         "credential" => Place::Credential(columns.credential(1)?, columns.count(3)?),
         "own" => Place::Own(columns.read(1)?),
+        "pass-key" => Place::PassKey(columns.read(1)?),
         "outcome" => Place::Outcome(columns.parse(1)?, columns.read(2)?),
         "tokens" => Place::Tokens(grant()?, columns.read(4)?),
         "profile" => Place::Profile(grant()?),
@@ -88,6 +92,11 @@ impl Write<'_> {
                 "UPDATE own_secrets SET value_key = ?1, value = ?2 \
                  WHERE value_key = ?3 AND value = ?4 AND name = ?5",
                 params![values.0, values.1, values.2, values.3, name],
+            ),
+            Place::PassKey(id) => self.execute(
+                "UPDATE pass_keys SET value_key = ?1, value = ?2 \
+                 WHERE value_key = ?3 AND value = ?4 AND id = ?5",
+                params![values.0, values.1, values.2, values.3, id],
             ),
             Place::Outcome(app, code) => self.execute(
                 "UPDATE claims SET outcome_key = ?1, outcome = ?2 \

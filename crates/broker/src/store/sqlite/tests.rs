@@ -184,11 +184,11 @@ async fn nobody_wakes_twice_for_one_write_or_at_all_for_a_lease() {
 async fn a_newer_database_is_refused() {
     let (_dir, path) = file();
     drop(open(&path).await);
-    stranger(&path).pragma_update(None, "user_version", 3).unwrap();
+    stranger(&path).pragma_update(None, "user_version", 4).unwrap();
     let refused = SqliteStore::open(&path, clock()).await.unwrap_err();
     let StoreError::Corrupt(reason) = refused else { panic!("{refused}") };
     assert!(reason.ends_with(
-        "xinfu.db is of version 3, and this xinfu knows versions up to 2: run a newer xinfu"
+        "xinfu.db is of version 4, and this xinfu knows versions up to 3: run a newer xinfu"
     ));
 }
 

@@ -94,7 +94,7 @@ impl Asked<'_> {
     pub(super) fn proven(&mut self, params: &Params, secret: &str) -> Result<Proven, Refusal> {
         let appid = params.get("appid").ok_or_else(Refusal::no_appid)?;
         let secret = params.get(secret).ok_or_else(Refusal::no_secret)?;
-        let key = self.app.broker.authenticate(secret).ok_or_else(Refusal::unknown_key)?;
+        let key = self.app.broker.authenticate(secret)?;
         self.who.key = Some(Arc::clone(&key));
         let entry = self.app.broker.app(appid).filter(|entry| {
             let id = &entry.app().id;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use axum::http::{HeaderValue, Response, header};
-use broker::{ExchangeError, TokenError, path::NotCarried};
+use broker::{ExchangeError, NotWrapped, TokenError, key::NotKnown, path::NotCarried};
 use serde_json::json;
 
 use super::params::ParamFlaw;
@@ -71,7 +71,7 @@ impl Refusal {
         Self::new(40125, "invalid appsecret", why)
     }
 
-    pub(super) fn unknown_key() -> Self {
+    fn unknown_key() -> Self {
         Self::secret(
             "the client key is unknown, revoked or expired; the app's own secret is not taken here",
         )
@@ -89,6 +89,24 @@ impl Refusal {
         Self::new(41001, "access_token missing", "send access_token in the query")
     }
 
+    /// A wrapped token of a user does not open.
+    pub(super) fn web_token(error: NotWrapped) -> Self {
+        match error {
+            NotWrapped::Invalid => Self::token(
+                "it is not a web token that was given out here, or its client key is gone",
+            ),
+            NotWrapped::Stale(stale) => stale.into(),
+        }
+    }
+
+    /// A wrapped refresh token does not open.
+    pub(super) fn web_refresh_token(error: NotWrapped) -> Self {
+        match error {
+            NotWrapped::Invalid => Self::refresh_token(),
+            NotWrapped::Stale(stale) => stale.into(),
+        }
+    }
+
     /// The token is none of those that we gave for this.
     pub(super) fn token(why: &'static str) -> Self {
         const WORDS: &str = "invalid credential, access_token is invalid or not latest";
@@ -99,7 +117,7 @@ impl Refusal {
         Self::new(42001, "access_token expired", "the pass has ended; fetch a token again")
     }
 
-    pub(super) fn refresh_token() -> Self {
+    fn refresh_token() -> Self {
         let why = "it is not one that was given out here, or its client key is no longer good";
         Self::new(40030, "invalid refresh_token", why)
     }
@@ -172,6 +190,15 @@ impl From<TokenError> for Refusal {
         match error {
             TokenError::NoSuchCredential => Self::appid(),
             error => Self::busy(error.to_string()),
+        }
+    }
+}
+
+impl From<NotKnown> for Refusal {
+    fn from(error: NotKnown) -> Self {
+        match error {
+            NotKnown::Unknown => Self::unknown_key(),
+            NotKnown::Stale => Self::busy(error.to_string()),
         }
     }
 }

@@ -42,7 +42,7 @@ impl Asked<'_> {
         }
         let token = params.get("refresh_token").ok_or_else(Refusal::no_refresh_token)?;
         let unwrapped = self.app.broker.unwrap_refresh_token(token);
-        let unwrapped = unwrapped.map_err(|_| Refusal::refresh_token())?;
+        let unwrapped = unwrapped.map_err(Refusal::web_refresh_token)?;
         let (key, entry) = (unwrapped.key, unwrapped.entry);
         self.who = Who { key: Some(Arc::clone(&key)), entry: Some(Arc::clone(&entry)) };
         if entry.app().id.as_str() != appid {
@@ -85,11 +85,7 @@ impl Asked<'_> {
         let token = query.token.as_deref().filter(|token| !token.is_empty());
         let token = token.ok_or_else(Refusal::no_token)?;
         let unwrapped = self.app.broker.unwrap_web_token(token);
-        let unwrapped = unwrapped.map_err(|_| {
-            Refusal::token(
-                "it is not a web token that was given out here, or its client key is gone",
-            )
-        })?;
+        let unwrapped = unwrapped.map_err(Refusal::web_token)?;
         let (key, entry) = (unwrapped.key, unwrapped.entry);
         self.who = Who { key: Some(Arc::clone(&key)), entry: Some(Arc::clone(&entry)) };
         self.holds(&key, self.needs)?;
