@@ -10,7 +10,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::{
+    aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    digest::{SHA256, digest},
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clock::Timestamp;
 use tokio::time::Instant;
@@ -270,7 +273,7 @@ impl Broker {
             }
             let id = random_word::<KEY_ID_LEN>();
             let place = Place::PassKey(id.clone());
-            let key = self.0.sealer.seal(&place.binding(), &random_bytes::<32>());
+            let key = self.0.sealer.seal(&place.binding(), random_word::<32>().as_bytes());
             let row = PassKeyRow { id, key, published_at: now };
             let last = last.map(|row| row.id.as_str());
             if self.0.store.add_pass_key(&row, last, now - KEPT).await? {
@@ -296,10 +299,9 @@ impl Broker {
     fn pass_key_of(&self, row: &PassKeyRow) -> StoreResult<PassKey> {
         use crate::store::StoreError::Corrupt;
         let place = Place::PassKey(row.id.clone());
-        let key = self.0.sealer.open(&place.binding(), &row.key);
-        let key = key.map_err(|err| Corrupt(err.to_string()))?;
-        let unreadable = |_| Corrupt(format!("pass key {} is none", row.id));
-        let key = UnboundKey::new(&AES_256_GCM_SIV, &key).map_err(unreadable)?;
+        let secret = self.open_sealed(&place, &row.key)?;
+        let key = UnboundKey::new(&AES_256_GCM_SIV, digest(&SHA256, secret.as_bytes()).as_ref())
+            .expect("a SHA-256 has the length of the cipher's keys");
         let mut id = [0; KEY_ID_LEN];
         let length = URL_SAFE_NO_PAD.decode_slice(&row.id, &mut id);
         if length != Ok(KEY_ID_LEN) {

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +47,7 @@ struct Inner {
     /// How far the store's time is behind the clock, in milliseconds.
     behind: AtomicI64,
     unreachable: AtomicBool,
+    accesses: AtomicU64,
     state: Mutex<State>,
     /// Counts the wake-ups, from 1: the cursors of [`Shared::woken`].
     wakes: watch::Sender<u64>,
@@ -164,10 +165,16 @@ impl MemoryStore {
                 clock,
                 behind: AtomicI64::new(0),
                 unreachable: AtomicBool::new(false),
+                accesses: AtomicU64::new(0),
                 state: Mutex::default(),
                 wakes: watch::Sender::new(1),
             }),
         }
+    }
+
+    /// How often the store was asked or told something.
+    pub fn accesses(&self) -> u64 {
+        self.inner.accesses.load(Ordering::Relaxed)
     }
 
     /// Makes the store go out of reach, for every handle, or come back: a test's way to see what
@@ -187,6 +194,7 @@ impl MemoryStore {
     }
 
     fn reach(&self) -> StoreResult<()> {
+        self.inner.accesses.fetch_add(1, Ordering::Relaxed);
         if self.inner.unreachable.load(Ordering::Acquire) {
             return Err(StoreError::Unavailable("out of reach".to_owned()));
         }

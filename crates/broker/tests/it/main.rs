@@ -9,6 +9,7 @@ mod login;
 mod manage;
 mod mini;
 mod model;
+mod passes;
 mod refresh;
 mod replicas;
 mod report;
