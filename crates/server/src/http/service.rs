@@ -96,7 +96,12 @@ impl Service {
         }
     }
 
-    fn part(&self, path: &str) -> Part {
+    fn part<B>(&self, request: &Request<B>) -> Part {
+        let path = request.uri().path();
+        // WeChat is asked for paths only, and a `CONNECT` that is answered with 200 opens a tunnel.
+        if request.method() == Method::CONNECT || !path.starts_with('/') {
+            return Part::Api;
+        }
         if self.compatible_only {
             return Part::Compatible;
         }
@@ -113,7 +118,7 @@ impl Service {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.part(request.uri().path()) {
+        match self.part(&request) {
             Part::Api => self.route(request).await,
             Part::Proxy => proxy::answer(&self.inner.app, request).await,
             Part::Compatible => compatible::answer(&self.inner.app, request).await,

@@ -44,7 +44,7 @@ async fn a_connection_serves_many_requests() {
         pass(5).await;
     }
     // After a refusal it goes on too.
-    stream.write_all(b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /v1/nowhere HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert_eq!(read_answer(&mut stream).await.status, 404);
     stream.write_all(HEALTH).await.unwrap();
     assert_eq!(read_answer(&mut stream).await.status, 200);
