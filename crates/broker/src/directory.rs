@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, Guard};
 use crate::{
     app::{App, AppKind},
     credential::{CredentialId, CredentialKind},
+    rate::{Bounds, Rate},
     slot::Slot,
 };
 
@@ -20,16 +21,18 @@ use crate::{
 /// registered, through changes of its settings.
 pub struct AppEntry {
     app: ArcSwap<App>,
+    rate: Rate,
     token: Slot,
     jsapi_ticket: OnceLock<Box<Slot>>,
     wx_card_ticket: OnceLock<Box<Slot>>,
 }
 
 impl AppEntry {
-    pub(crate) fn new(app: App) -> Self {
+    pub(crate) fn new(app: App, bounds: &Bounds) -> Self {
         let id = CredentialId { app: app.id.clone(), kind: CredentialKind::Token };
         Self {
             app: ArcSwap::from_pointee(app),
+            rate: Rate::per_minute(bounds.app_calls_per_minute),
             token: Slot::new(id),
             jsapi_ticket: OnceLock::new(),
             wx_card_ticket: OnceLock::new(),
@@ -41,9 +44,10 @@ impl AppEntry {
         self.app.load()
     }
 
-    /// Takes one call from the rate of the app.
+    /// Takes one call from what may be carried with the app's token in a minute. `false`: it comes
+    /// too early.
     pub fn admit_call(&self) -> bool {
-        true
+        self.rate.admit()
     }
 
     pub(crate) fn set_app(&self, app: App) {
@@ -99,7 +103,12 @@ impl Directory {
 
     /// Puts the given apps in and takes the given names out, in one replacement of the map. An app
     /// that is already in keeps its entry, and so its credentials. Answers the entries put in.
-    pub(crate) fn update(&self, put: Vec<App>, gone: &[&str]) -> Vec<Arc<AppEntry>> {
+    pub(crate) fn update(
+        &self,
+        put: Vec<App>,
+        gone: &[&str],
+        bounds: &Bounds,
+    ) -> Vec<Arc<AppEntry>> {
         let old = self.by_name.load_full();
         let renames = |app: &App| {
             old.get(app.id.as_str()).is_none_or(|entry| {
@@ -138,7 +147,7 @@ impl Directory {
                     entry.set_app(app);
                     entry
                 }
-                None => Arc::new(AppEntry::new(app)),
+                None => Arc::new(AppEntry::new(app, bounds)),
             };
             map.insert(id.as_str().to_owned(), Arc::clone(&entry));
             if let Some(alias) = alias {

@@ -431,7 +431,7 @@ mod tests {
             revision: 1,
             created_at: Timestamp::default(),
         };
-        let entry = Arc::new(AppEntry::new(app.clone()));
+        let entry = Arc::new(AppEntry::new(app.clone(), &crate::Bounds::default()));
         for (kind, stopping) in [
             (CredentialKind::Token, &[40001, 40002, 40013, 40125, 41002, 41004][..]),
             (CredentialKind::JsapiTicket, &[40002, 40013, 40125, 41002, 41004]),

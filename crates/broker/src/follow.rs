@@ -10,6 +10,7 @@ use crate::{
     audit::{Actor, AuditEntry},
     credential::{CredentialId, CredentialKind},
     key::{ClientKey, Keys},
+    rate::Bounds,
     slot::{Held, SET_BACK, Slot, Value},
     store::{AppRow, Change, Changes, CredentialRow, KeyRow, Place, StoreError, StoreResult},
 };
@@ -189,7 +190,7 @@ impl Broker {
     /// Puts apps into the directory and takes others out, which are not refreshed any more.
     fn put_apps(&self, put: Vec<App>, gone: &[AppId]) -> Vec<Arc<AppEntry>> {
         let names: Vec<_> = gone.iter().map(AppId::as_str).collect();
-        let entries = self.0.apps.update(put, &names);
+        let entries = self.0.apps.update(put, &names, &self.0.bounds);
         for app in gone {
             for kind in CredentialKind::ALL {
                 self.0.schedule.set(&CredentialId { app: app.clone(), kind }, None);
@@ -324,7 +325,7 @@ impl Broker {
         let before = &before.by_hash;
         let mut keys = HashMap::with_capacity(rows.len());
         for row in rows.iter().filter(|row| row.revoked_at.is_none()) {
-            let read = known_or_new(before.get(&row.hash), row);
+            let read = known_or_new(before.get(&row.hash), row, &self.0.bounds);
             if let Some(key) = self.readable(read) {
                 keys.insert(row.hash, key);
             }
@@ -400,8 +401,12 @@ impl Broker {
 }
 
 /// The key as memory has it, with its counts, when nothing about it has changed.
-fn known_or_new(known: Option<&Arc<ClientKey>>, row: &KeyRow) -> StoreResult<Arc<ClientKey>> {
-    let new = ClientKey::from_row(row)?;
+fn known_or_new(
+    known: Option<&Arc<ClientKey>>,
+    row: &KeyRow,
+    bounds: &Bounds,
+) -> StoreResult<Arc<ClientKey>> {
+    let new = ClientKey::from_row(row, bounds)?;
     match known {
         Some(known) if known.rights == new.rights && known.expires_at == new.expires_at => {
             Ok(Arc::clone(known))

@@ -22,6 +22,7 @@ use wechat::AppId;
 use crate::{
     app::UnknownWord,
     random::random_word,
+    rate::{Bounds, Rate},
     store::{KeyRow, StoreError},
 };
 
@@ -210,6 +211,9 @@ pub struct ClientKey {
     pub rights: Rights,
     /// When it stops working.
     pub expires_at: Option<Timestamp>,
+    rate: Rate,
+    /// Calls that came too early.
+    limited: AtomicU64,
     /// Token reads since the last aggregate entry of the audit log.
     reads: AtomicU64,
     /// Reports of tokens that worked, since the same.
@@ -217,7 +221,7 @@ pub struct ClientKey {
 }
 
 impl ClientKey {
-    pub(crate) fn from_row(row: &KeyRow) -> Result<Self, StoreError> {
+    pub(crate) fn from_row(row: &KeyRow, bounds: &Bounds) -> Result<Self, StoreError> {
         let rights = serde_json::from_str(&row.rights)
             .map_err(|err| StoreError::Corrupt(format!("rights of key {}: {err}", row.id)))?;
         Ok(Self {
@@ -225,6 +229,8 @@ impl ClientKey {
             name: row.name.clone(),
             rights,
             expires_at: row.expires_at,
+            rate: Rate::per_minute(bounds.key_calls_per_minute),
+            limited: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             unfounded: AtomicU64::new(0),
         })
@@ -248,9 +254,14 @@ impl ClientKey {
         }
     }
 
-    /// Takes one call from the rate of the key.
+    /// Takes one call from what the key may have carried in a minute. `false`: it comes too early,
+    /// which is counted.
     pub fn admit_call(&self) -> bool {
-        true
+        let admitted = self.rate.admit();
+        if !admitted {
+            self.limited.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
     }
 
     /// Counts one token read.

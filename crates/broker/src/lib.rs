@@ -40,6 +40,7 @@ mod pass;
 pub mod path;
 mod person;
 mod random;
+mod rate;
 mod refresh;
 mod report;
 mod reveal;
@@ -76,6 +77,7 @@ pub use manage::{AppChange, Applied, ApplyError, NewApp, Rekeyed};
 pub use mini::{MiniError, MiniLogin};
 pub use pass::{DeadPass, PASS_HONOURED, PASS_LIFE, Pass, Passed};
 pub use person::{Drill, Refreshed};
+pub use rate::Bounds;
 pub use report::INVALID_TOKEN;
 pub use ticket::{JssdkConfig, TicketView};
 pub use token::{CredentialStatus, MIN_TTL_CAP, TokenView};
@@ -111,12 +113,9 @@ pub struct Parts {
     pub sealer: Sealer,
     /// Who owns the tasks, so that shutdown can wait for them.
     pub tasks: TaskTracker,
-    /// How long client keys are taken for good while the store cannot be reached.
-    pub stale_keys_max: Duration,
+    /// How to treat callers.
+    pub bounds: Bounds,
 }
-
-/// The usual [`Parts::stale_keys_max`].
-pub const STALE_KEYS_MAX: Duration = Duration::from_secs(300);
 
 /// The broker. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -132,6 +131,7 @@ struct Inner {
     tasks: TaskTracker,
     apps: Directory,
     keys: ArcSwap<Keys>,
+    bounds: Bounds,
     /// Whether memory is near enough to the store to say which client keys are good.
     freshness: Freshness,
     pass_keys: PassKeys,
@@ -155,7 +155,7 @@ impl Broker {
     /// Opens the store: checks that every master key that it needs is here, and reads apps, client
     /// keys and current credentials into memory. Fetches nothing.
     pub async fn open(parts: Parts) -> Result<Self, OpenError> {
-        let Parts { store, shared, wechat, clock, sealer, tasks, stale_keys_max } = parts;
+        let Parts { store, shared, wechat, clock, sealer, tasks, bounds } = parts;
         for key in store.sealing_keys().await? {
             if !sealer.has(&key) {
                 return Err(OpenError::Seal(seal::SealError::UnknownKey(key)));
@@ -173,7 +173,8 @@ impl Broker {
             tasks,
             apps: Directory::default(),
             keys: ArcSwap::default(),
-            freshness: Freshness::new(stale_keys_max),
+            freshness: Freshness::new(bounds.stale_keys_max),
+            bounds,
             pass_keys: PassKeys::default(),
             wrapper,
             revealed: Revealed::default(),

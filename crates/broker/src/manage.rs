@@ -270,7 +270,7 @@ impl Broker {
         if rights.permissions.is_empty() {
             return Err(invalid("permissions", "must name at least one permission"));
         }
-        check_paths(&rights)?;
+        check_rights(&rights)?;
         if let Apps::Only(names) = &rights.apps {
             if names.is_empty() {
                 return Err(invalid("apps", "must name at least one app"));
@@ -493,9 +493,12 @@ fn check_list(
 }
 
 /// A path that is not in its one canonical form would never fit a call.
-fn check_paths(rights: &Rights) -> Result<(), ManageError> {
+fn check_rights(rights: &Rights) -> Result<(), ManageError> {
+    if rights.reveal && !rights.permissions.contains(&Permission::Token) {
+        return Err(invalid("reveal", "is for keys that may read the token: permission `token`"));
+    }
     if !rights.paths.is_empty() && !rights.permissions.contains(&Permission::Proxy) {
-        return Err(invalid("paths", "are for proxied calls, which need the permission `proxy`"));
+        return Err(invalid("paths", "are for carried calls, which need the permission `proxy`"));
     }
     for path in &rights.paths {
         if let Err(flaw) = check_pattern(path) {

@@ -33,9 +33,10 @@ const LAYERS: [Layer; 6] = [
 const OPTIONAL: [(&str, &str); 1] = [("server", "sim")];
 
 /// External crates with the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 8] = [
     ("axum", &["server", "sim"]),
     ("clap", &["server"]),
+    ("governor", &["broker"]),
     ("qrcode", &["sim"]),
     ("rusqlite", &["broker"]),
     ("hyper", &["wechat", "server", "sim"]),

@@ -126,7 +126,7 @@ impl World {
             clock: self.clock.clone(),
             sealer: sealer(),
             tasks,
-            stale_keys_max: broker::STALE_KEYS_MAX,
+            bounds: broker::Bounds::default(),
         };
         Broker::open(parts).await.unwrap()
     }

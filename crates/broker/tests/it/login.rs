@@ -312,7 +312,7 @@ async fn a_code_that_was_not_sent_may_be_brought_again() {
         clock: desk.world.clock.clone(),
         sealer: sealer(),
         tasks: TaskTracker::new(),
-        stale_keys_max: broker::STALE_KEYS_MAX,
+        bounds: broker::Bounds::default(),
     });
     let cut_off = cut_off.await.unwrap();
     let entry = cut_off.app(APP).unwrap();

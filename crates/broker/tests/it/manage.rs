@@ -203,6 +203,22 @@ async fn keys_reach_what_they_were_given_and_die_when_revoked_or_expired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_who_may_read_the_token_has_it_revealed() {
+    let world = World::new(Backend::Memory).await;
+    let broker = world.idle().await;
+    let with = |permission| Rights {
+        permissions: [permission].into(),
+        apps: Apps::All,
+        paths: Vec::new(),
+        reveal: true,
+    };
+    let refused = broker.add_key("k", with(Permission::Proxy), None, &operator()).await;
+    assert!(matches!(refused, Err(ManageError::Invalid { field: "reveal", .. })));
+    let new = broker.add_key("k", with(Permission::Token), None, &operator()).await.unwrap();
+    assert!(broker.authenticate(new.expose()).unwrap().rights.reveal);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_paths_of_a_key_are_paths() {
     let world = World::new(Backend::Memory).await;
     let broker = world.idle().await;
@@ -287,7 +303,7 @@ async fn open_with(world: &World, sealer: Sealer) -> Result<Broker, OpenError> {
         clock: world.clock.clone(),
         sealer,
         tasks: TaskTracker::new(),
-        stale_keys_max: broker::STALE_KEYS_MAX,
+        bounds: broker::Bounds::default(),
     };
     Broker::open(parts).await
 }

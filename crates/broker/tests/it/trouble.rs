@@ -210,7 +210,7 @@ async fn ahead(world: &World) -> Broker {
         clock: world.clock.clone(),
         sealer: Sealer::new(keys, "k2").unwrap(),
         tasks: TaskTracker::new(),
-        stale_keys_max: broker::STALE_KEYS_MAX,
+        bounds: broker::Bounds::default(),
     };
     Broker::open(parts).await.unwrap()
 }

@@ -27,7 +27,8 @@ pub(crate) enum Command {
     Add {
         /// What people call it: the service that will use it
         name: String,
-        /// What it may do: token, report, tickets, users, oauth, proxy; several separated by commas
+        /// What it may do: token, report, tickets, users, oauth, proxy, session-key, clear-quota;
+        /// several separated by commas
         #[arg(long, value_delimiter = ',', group = "rights", requires = "reach")]
         allow: Vec<Permission>,
         /// Everything on all apps
@@ -40,10 +41,14 @@ pub(crate) enum Command {
         #[arg(long, group = "reach", conflicts_with = "app")]
         all_apps: bool,
         /// A path of WeChat's API that it may call through xinfu, with `/*` at its end for all below;
-        /// may be repeated. Without it: all but those that mint or reset credentials. For proxied
-        /// calls only, which need `--allow proxy` and come with the proxy
+        /// may be repeated. Without it: all but those that mint or reset credentials. For carried
+        /// calls only, which need `--allow proxy`
         #[arg(long, value_name = "PATTERN", conflicts_with = "everything")]
         path: Vec<String>,
+        /// An SDK with this key gets the app's own token instead of a pass: for SDKs that call WeChat
+        /// past xinfu. Needs `--allow token`
+        #[arg(long, conflicts_with = "everything")]
+        reveal: bool,
         /// How long it works, such as `90d`, from `1s` to `36500d`; for ever without it
         #[arg(long, value_name = "SPAN")]
         expires_in: Option<String>,
@@ -79,26 +84,24 @@ pub(crate) async fn run(
     console: &mut Console,
 ) -> Result<(), Failure> {
     match command {
-        Command::Add { name, allow, everything, app, all_apps, path, expires_in } => {
+        Command::Add { name, allow, everything, app, all_apps, path, reveal, expires_in } => {
             let expires_in = expires_in.as_deref().map(lifetime).transpose()?;
             let open = place.open().await?;
             let rights = if everything {
                 Rights::all()
             } else {
                 let apps = if all_apps { Apps::All } else { Apps::Only(app.into_iter().collect()) };
-                Rights {
-                    permissions: allow.into_iter().collect(),
-                    apps,
-                    paths: path,
-                    reveal: false,
-                }
+                Rights { permissions: allow.into_iter().collect(), apps, paths: path, reveal }
             };
             let expires_at = expires_in.map(|span| open.broker.now() + span);
             let key = open.broker.add_key(&name, rights, expires_at, &open.actor).await?;
             console.print(key.expose())?;
             console
                 .say(&format!("this is key `{}` of `{name}`; it is never shown again", key.id))?;
-            console.hint("a service sends it as `Authorization: Bearer …`")?;
+            console.hint(
+                "a service sends it as `Authorization: Bearer …`; an SDK has it in the place of its \
+                 AppSecret",
+            )?;
         }
         Command::List { all, json } => {
             let open = place.open().await?;
@@ -169,7 +172,8 @@ fn list(
     let mut rows = vec![row(["ID", "NAME", "STATE", "MAY", "ON", "PATHS", "MADE", "ENDS"])];
     for key in keys {
         let rights = rights(key);
-        let may: Vec<_> = rights.permissions.iter().map(|one| one.as_str()).collect();
+        let mut may: Vec<_> = rights.permissions.iter().map(|one| one.as_str()).collect();
+        may.extend(rights.reveal.then_some("reveal"));
         rows.push(row([
             &key.id,
             &key.name,
@@ -196,6 +200,7 @@ fn as_json(key: &KeyRow, now: Timestamp) -> Value {
             Apps::Only(apps) => json!(apps),
         },
         "paths": rights.paths,
+        "reveal": rights.reveal,
         "created_at": key.created_at.as_secs(),
         "expires_at": key.expires_at.map(Timestamp::as_secs),
         "revoked_at": key.revoked_at.map(Timestamp::as_secs),

@@ -64,7 +64,7 @@ impl Place<'_> {
             clock,
             sealer: sealer(&settings)?,
             tasks: tasks.clone(),
-            stale_keys_max: settings.stale_keys_max,
+            bounds: settings.bounds.clone(),
         };
         let broker = Broker::open(parts).await?;
         Ok(Open { settings, broker, tasks, actor: self.actor() })

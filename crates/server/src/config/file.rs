@@ -186,6 +186,11 @@ configuration! {
         /// How long client keys are taken for good while the store cannot be reached: so long a key
         /// that was revoked meanwhile may go on to work.
         stale_keys_max: String = "300s".to_owned(), "";
+        /// How many calls of a client key are carried to WeChat in a minute, a sixth of them at
+        /// once; 0 for as many as it likes. Beyond it WeChat's 45011 is answered.
+        key_calls_per_minute: u32 = 60_000, "";
+        /// The same for all calls with the token of one app.
+        app_calls_per_minute: u32 = 120_000, "";
     }
     /// What is logged, always to standard error.
     log: RawLog {

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
 
 use ::http::Uri;
-use broker::seal::Sealer;
+use broker::{Bounds, seal::Sealer};
 
 use super::{ConfigError, file::Typed, log, secret_file, span};
 use crate::http::{Limits, Tls, TlsError};
@@ -30,8 +31,8 @@ pub struct Settings {
     pub seal_with: String,
     /// What a client may take of the server.
     pub limits: Limits,
-    /// How long client keys are taken for good while the store cannot be reached.
-    pub stale_keys_max: Duration,
+    /// How callers are treated.
+    pub bounds: Bounds,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged, as directives.
@@ -93,12 +94,7 @@ impl Settings {
             master_keys,
             seal_with,
             limits: limits(typed)?,
-            stale_keys_max: span(
-                typed,
-                "limits.stale_keys_max",
-                &typed.raw.limits.stale_keys_max,
-                Duration::from_secs(86_400),
-            )?,
+            bounds: bounds(typed)?,
             log_format: log_format(typed)?,
             log_level: log_level(typed)?,
         })
@@ -302,6 +298,16 @@ fn limits(typed: &Typed) -> Result<Limits, ConfigError> {
         kept_body: number("limits.kept_body", raw.kept_body, 0, 1 << 30)?,
         kept_bodies: number("limits.kept_bodies", raw.kept_bodies, 0, 1 << 40)?,
         call_patience: time("limits.call_patience", &raw.call_patience)?,
+    })
+}
+
+fn bounds(typed: &Typed) -> Result<Bounds, ConfigError> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let raw = &typed.raw.limits;
+    Ok(Bounds {
+        stale_keys_max: span(typed, "limits.stale_keys_max", &raw.stale_keys_max, DAY)?,
+        key_calls_per_minute: NonZeroU32::new(raw.key_calls_per_minute),
+        app_calls_per_minute: NonZeroU32::new(raw.app_calls_per_minute),
     })
 }
 

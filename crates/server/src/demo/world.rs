@@ -115,7 +115,7 @@ impl World {
             sealer: Sealer::new([("demo".to_owned(), random::<MASTER_KEY_LEN>()?)], "demo")
                 .map_err(|err| Failure::new(err.to_string()))?,
             tasks: server.clone(),
-            stale_keys_max: broker::STALE_KEYS_MAX,
+            bounds: broker::Bounds::default(),
         };
         let broker = Broker::open(parts).await?;
         let key = broker.add_key("demo", Rights::all(), None, &operator()).await?;

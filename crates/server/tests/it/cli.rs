@@ -396,7 +396,11 @@ async fn a_key_can_be_held_to_paths() {
         assert!(shown.out.contains("/cgi-bin/user/info,/cgi-bin/menu/*"), "{}", shown.out);
     }
     let printed = folder.xinfu(&[&add[..], &["--path", "cgi-bin"]].concat()).await.failed(2);
-    assert!(printed.err.contains("`paths` hold `cgi-bin`: the path does not begin with `/`; expected"), "{}", printed.err);
+    assert!(
+        printed.err.contains("`paths` hold `cgi-bin`: the path does not begin with `/`; expected"),
+        "{}",
+        printed.err
+    );
     let everything = ["key", "add", "k", "--everything"];
     folder.xinfu(&[&everything[..], &paths].concat()).await.failed(2);
     let token = ["key", "add", "k", "--allow", "token", "--all-apps"];

@@ -111,7 +111,7 @@ impl World {
             clock,
             sealer: Sealer::new([("k1".to_owned(), [7; 32])], "k1").unwrap(),
             tasks: tasks.clone(),
-            stale_keys_max: broker::STALE_KEYS_MAX,
+            bounds: broker::Bounds::default(),
         };
         let broker = Broker::open(parts).await.unwrap();
         for (id, alias) in [(APP, Some(ALIAS)), (OTHER, None)] {
