@@ -8,11 +8,12 @@ use crate::command::Call;
 
 /// Where the pages lie, what each is called, and which subject of `xinfu reference` it is.
 const FOLDER: &str = "docs/reference";
-const PAGES: [(&str, &str); 5] = [
+const PAGES: [(&str, &str); 6] = [
     ("errors.md", "errors"),
     ("config.md", "config"),
     ("cli.md", "cli"),
     ("problems.md", "problems"),
+    ("metrics.md", "metrics"),
     ("openapi.json", "openapi"),
 ];
 

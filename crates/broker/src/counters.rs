@@ -60,6 +60,8 @@ counters! {
     grants_ended,
     /// Calls that were sent again, because WeChat had refused their token.
     replays,
+    /// Audit entries that could not be written, and are tried again.
+    audit_failures,
     /// Rows of the store that could not be read and were left out.
     unreadable_rows,
 }

@@ -15,6 +15,7 @@ use crate::{
     credential::{CredentialId, CredentialKind},
     rate::{Bounds, Rate},
     slot::Slot,
+    traffic,
 };
 
 /// An app and its credentials. A handle from [`crate::Broker::app`] stays good while the app is
@@ -22,6 +23,7 @@ use crate::{
 pub struct AppEntry {
     app: ArcSwap<App>,
     rate: Rate,
+    pub(crate) traffic: traffic::Place,
     token: Slot,
     jsapi_ticket: OnceLock<Box<Slot>>,
     wx_card_ticket: OnceLock<Box<Slot>>,
@@ -33,6 +35,7 @@ impl AppEntry {
         Self {
             app: ArcSwap::from_pointee(app),
             rate: Rate::per_minute(bounds.app_calls_per_minute),
+            traffic: traffic::Place::new(),
             token: Slot::new(id),
             jsapi_ticket: OnceLock::new(),
             wx_card_ticket: OnceLock::new(),

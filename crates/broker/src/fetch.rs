@@ -15,6 +15,7 @@ use crate::{
     random::random_below,
     slot::{Held, Slot, Value},
     store::{Lease, StoreError},
+    traffic::FetchResult,
 };
 
 /// What a flight works on: the app as it was when the flight took off, and the lease that it holds
@@ -102,6 +103,10 @@ impl Broker {
             Some(kind) => self.fetch_ticket(job, kind).await,
             None => self.fetch_token(job, ask).await,
         };
+        if let Ok(Some(Fetched { sent, answered, .. })) = &fetched {
+            self.0.refresh_durations.add(answered.since(*sent));
+            job.entry.count_refresh(job.slot.id.kind, FetchResult::Fine);
+        }
         fetched.map_err(|mut trouble| {
             // That a forced refresh was refused is no reason to keep from asking normally.
             if let (Ask::Force, Some(at)) = (ask, trouble.retry_at) {
@@ -268,6 +273,11 @@ impl Broker {
     /// Counts and logs a failed fetch, and decides what happens next.
     fn fetch_failed(&self, job: &Job<'_>, err: &wechat::Error) -> Trouble {
         self.0.counters.fetch_failures.add();
+        let refreshed = match err {
+            wechat::Error::Api(api) => FetchResult::Errcode(api.code),
+            wechat::Error::Transport(_) | wechat::Error::Protocol(_) => FetchResult::Unanswered,
+        };
+        job.entry.count_refresh(job.slot.id.kind, refreshed);
         let before = job.slot.state().trouble.clone();
         let trouble = trouble_of(err, job, before.as_ref(), self.now());
         let (id, kind) = (&job.app.id, job.slot.id.kind.as_str());

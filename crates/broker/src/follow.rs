@@ -395,6 +395,7 @@ impl Broker {
         };
         if let Err(err) = self.0.store.add_audit(&entry).await {
             key.add_counts((reads, unfounded));
+            self.0.counters.audit_failures.add();
             tracing::warn!(key.id = key.id, error = %err, "what a key did was not audited yet");
         }
     }
@@ -412,7 +413,7 @@ fn known_or_new(
             Ok(Arc::clone(known))
         }
         Some(known) => {
-            new.add_counts(known.take_counts());
+            new.go_on_from(known);
             Ok(Arc::new(new))
         }
         None => Ok(Arc::new(new)),

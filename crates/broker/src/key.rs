@@ -214,10 +214,43 @@ pub struct ClientKey {
     rate: Rate,
     /// Calls that came too early.
     limited: AtomicU64,
-    /// Token reads since the last aggregate entry of the audit log.
-    reads: AtomicU64,
-    /// Reports of tokens that worked, since the same.
-    unfounded: AtomicU64,
+    /// Token reads.
+    reads: Tally,
+    /// Reports of tokens that worked.
+    unfounded: Tally,
+}
+
+/// A count that goes on, and the part of it that is in the audit log.
+#[derive(Debug, Default)]
+struct Tally {
+    all: AtomicU64,
+    told: AtomicU64,
+}
+
+impl Tally {
+    fn add(&self) {
+        self.all.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> u64 {
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// What was not told yet; now it is.
+    fn tell(&self) -> u64 {
+        let all = self.read();
+        all.saturating_sub(self.told.swap(all, Ordering::Relaxed))
+    }
+
+    /// So many could not be told after all.
+    fn take_back(&self, count: u64) {
+        self.told.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    fn go_on_from(&self, other: &Self) {
+        self.all.store(other.read(), Ordering::Relaxed);
+        self.told.store(other.told.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
 impl ClientKey {
@@ -231,8 +264,8 @@ impl ClientKey {
             expires_at: row.expires_at,
             rate: Rate::per_minute(bounds.key_calls_per_minute),
             limited: AtomicU64::new(0),
-            reads: AtomicU64::new(0),
-            unfounded: AtomicU64::new(0),
+            reads: Tally::default(),
+            unfounded: Tally::default(),
         })
     }
 
@@ -266,23 +299,40 @@ impl ClientKey {
 
     /// Counts one token read.
     pub(crate) fn count_read(&self) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.reads.add();
     }
 
     /// Counts one report of a token that turned out to work.
     pub(crate) fn count_unfounded(&self) {
-        self.unfounded.fetch_add(1, Ordering::Relaxed);
+        self.unfounded.add();
+    }
+
+    /// How many tokens were read with it, since the start of the process.
+    pub fn reads(&self) -> u64 {
+        self.reads.read()
+    }
+
+    /// How many of its calls came too early.
+    pub fn limited(&self) -> u64 {
+        self.limited.load(Ordering::Relaxed)
     }
 
     /// What was counted since the last call: token reads, unfounded reports.
     pub(crate) fn take_counts(&self) -> (u64, u64) {
-        (self.reads.swap(0, Ordering::Relaxed), self.unfounded.swap(0, Ordering::Relaxed))
+        (self.reads.tell(), self.unfounded.tell())
     }
 
-    /// Adds counts: those of the same key before it was read again, or that could not be written.
+    /// Takes counts back that could not be written.
     pub(crate) fn add_counts(&self, (reads, unfounded): (u64, u64)) {
-        self.reads.fetch_add(reads, Ordering::Relaxed);
-        self.unfounded.fetch_add(unfounded, Ordering::Relaxed);
+        self.reads.take_back(reads);
+        self.unfounded.take_back(unfounded);
+    }
+
+    /// Goes on counting from the same key as it was before it was read again.
+    pub(crate) fn go_on_from(&self, before: &Self) {
+        self.reads.go_on_from(&before.reads);
+        self.unfounded.go_on_from(&before.unfounded);
+        self.limited.store(before.limited(), Ordering::Relaxed);
     }
 }
 

@@ -164,6 +164,11 @@ impl Api {
     }
 }
 
+/// What WeChat allows a day of an API that the ledger names.
+pub fn limit_of(api: &str, kind: AppKind) -> Option<u32> {
+    Api::ALL.into_iter().find(|it| it.as_str() == api).map(|it| it.quota(kind))
+}
+
 /// The day that `now` falls on in Beijing, in whole days since 1970-01-01 there.
 pub fn beijing_day(now: Timestamp) -> i64 {
     (now.as_secs() + BEIJING_OFFSET).div_euclid(DAY)

@@ -51,6 +51,7 @@ pub mod store;
 mod ticket;
 mod together;
 mod token;
+mod traffic;
 mod user;
 mod wrap;
 
@@ -81,6 +82,7 @@ pub use rate::Bounds;
 pub use report::INVALID_TOKEN;
 pub use ticket::{JssdkConfig, TicketView};
 pub use token::{CredentialStatus, MIN_TTL_CAP, TokenView};
+pub use traffic::{CallClass, DurationFigures, FetchResult, TrafficFigures};
 pub use wrap::{NotWrapped, Unwrapped};
 
 use crate::{
@@ -96,6 +98,7 @@ use crate::{
     seal::{Sealed, Sealer, TokenHasher},
     store::{GrantId, Place, Shared, Store, StoreResult},
     together::Together,
+    traffic::Durations,
     wrap::Wrapper,
 };
 
@@ -140,6 +143,7 @@ struct Inner {
     revealed: Revealed,
     schedule: Schedule,
     counters: Counters,
+    refresh_durations: Durations,
     redirects: Redirects,
     /// Codes that are being exchanged.
     exchanges: Together<Brought, Result<Outcome, ExchangeError>>,
@@ -180,6 +184,7 @@ impl Broker {
             revealed: Revealed::default(),
             schedule: Schedule::default(),
             counters: Counters::default(),
+            refresh_durations: Durations::default(),
             redirects: Redirects::default(),
             exchanges: Together::default(),
             renewals: Together::default(),
@@ -252,6 +257,16 @@ impl Broker {
     /// What has been counted since the start.
     pub fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    /// How long fetches took, since the start.
+    pub fn refresh_durations(&self) -> DurationFigures {
+        self.0.refresh_durations.read()
+    }
+
+    /// The client keys that may be used, in no order.
+    pub fn client_keys(&self) -> Vec<Arc<ClientKey>> {
+        self.0.keys.load().by_hash.values().map(Arc::clone).collect()
     }
 
     /// How many credentials wait for their next refresh.

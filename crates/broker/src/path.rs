@@ -74,7 +74,7 @@ impl<'a> CallPath<'a> {
                     at += 3;
                 }
                 Some(b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~') => {
-                    at += 1
+                    at += 1;
                 }
                 Some(_) => return Err(PathFlaw::Character),
             }

@@ -18,6 +18,7 @@ mod grant;
 mod health;
 mod input;
 mod listen;
+mod metrics;
 mod mini;
 mod oauth;
 mod openapi;
@@ -40,10 +41,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use compatible::{COMPATIBLE, Compatible, CompatibleRoute};
 pub use listen::{Listener, serve};
+pub use metrics::metrics_markdown;
 pub use openapi::openapi;
 pub use policy::{Access, Operation, ROUTES, Route};
 pub use problem::{ProblemType, problems_markdown};
-pub use service::{Payload, Service};
+pub use service::{ADMIN_PATHS, Payload, Service};
 pub use tls::{Tls, TlsError};
 
 pub(crate) use input::{parse_held_openid, parse_openid};

@@ -171,7 +171,7 @@ async fn look_at_listener(settings: &Settings) -> Finding {
             }
         }
         Err(err) => {
-            let failure = cannot_listen(address, &err);
+            let failure = cannot_listen("api", address, &err);
             let hint = failure.hints.into_iter().next();
             Finding::Bad(format!("listener: {}", failure.message), hint)
         }

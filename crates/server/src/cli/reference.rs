@@ -13,6 +13,7 @@ enum Page {
     Cli,
     Problems,
     Openapi,
+    Metrics,
 }
 
 /// Which page.
@@ -29,6 +30,7 @@ pub(crate) fn run(arguments: &Arguments, console: &mut Console) -> Result<(), Fa
         Page::Config => config::reference::markdown(),
         Page::Cli => command_line(),
         Page::Problems => http::problems_markdown(),
+        Page::Metrics => http::metrics_markdown(),
         Page::Openapi => return openapi(console),
     };
     Ok(console.print_raw(&text)?)

@@ -11,8 +11,8 @@ use super::{
     open::{Open, Place},
 };
 use crate::{
-    config::{Loaded, LogFormat, Settings, StorePlace},
-    http::{self, App, Listener},
+    config::{self, Loaded, LogFormat, StorePlace},
+    http::{self, App, Listener, Service},
     telemetry,
 };
 
@@ -43,7 +43,11 @@ async fn serve(place: &Place<'_>, loaded: &Loaded, console: &mut Console) -> Res
     // Before the first line is printed, so that whoever waits for it can stop us in good order.
     let signals = stop_signals()?;
     let open = place.open_with(settings.clone()).await?;
-    let listener = listen(settings).await?;
+    let listener = listen(&settings.api, "api").await?;
+    let admin = match &settings.admin {
+        Some(admin) => Some(listen(admin, "admin").await?),
+        None => None,
+    };
 
     let address = listener.tcp.local_addr()?;
     let scheme = if listener.tls.is_some() { "https" } else { "http" };
@@ -62,7 +66,14 @@ async fn serve(place: &Place<'_>, loaded: &Loaded, console: &mut Console) -> Res
 
     let stop = CancellationToken::new();
     let app = App::new(open.broker.clone(), settings.limits.clone());
-    let served = http::serve(listener, app, stop.clone());
+    let served = async {
+        let admin = async {
+            if let Some(admin) = admin {
+                http::serve(admin, Service::admin(app.clone()), stop.clone()).await;
+            }
+        };
+        tokio::join!(http::serve(listener, Service::new(app.clone()), stop.clone()), admin);
+    };
     let work = async {
         serve_and_refresh(&open, served).await;
         finish(&open).await;
@@ -101,26 +112,27 @@ async fn finish(open: &Open) {
     }
 }
 
-/// Binds the listener for services.
-pub(crate) async fn listen(settings: &Settings) -> Result<Listener, Failure> {
-    let tls = settings.tls()?;
-    let address = settings.api.address;
-    let tcp = TcpListener::bind(address).await.map_err(|err| cannot_listen(address, &err))?;
+/// Binds a listener, by its settings and its key in `listen`.
+async fn listen(settings: &config::Listener, name: &str) -> Result<Listener, Failure> {
+    let tls = settings.tls(name)?;
+    let address = settings.address;
+    let tcp = TcpListener::bind(address).await;
+    let tcp = tcp.map_err(|err| cannot_listen(name, address, &err))?;
     Ok(Listener { tcp, tls })
 }
 
 /// Why an address cannot be listened on, and what to do.
-pub(crate) fn cannot_listen(address: SocketAddr, err: &io::Error) -> Failure {
+pub(crate) fn cannot_listen(name: &str, address: SocketAddr, err: &io::Error) -> Failure {
     let failure = Failure::new(format!("cannot listen on `{address}`: {err}"));
     match err.kind() {
         io::ErrorKind::AddrInUse => {
-            failure.hint("another server has this port; `listen.api` names another")
+            failure.hint(format!("another server has this port; `listen.{name}` names another"))
         }
         io::ErrorKind::PermissionDenied if address.port() < 1024 => failure.hint(
-            "ports below 1024 need a right: let `listen.api` name a higher one, or give the \
-             process `CAP_NET_BIND_SERVICE`",
+            "ports below 1024 need a right: take a higher one, or give the process \
+             `CAP_NET_BIND_SERVICE`",
         ),
-        _ => failure.hint("let `listen.api` name an address of this machine"),
+        _ => failure.hint(format!("let `listen.{name}` name an address of this machine")),
     }
 }
 
@@ -154,7 +166,7 @@ mod tests {
     #[test]
     fn a_low_port_has_its_own_hint() {
         let hint = |address: &str, kind: io::ErrorKind| {
-            let failure = cannot_listen(address.parse().unwrap(), &kind.into());
+            let failure = cannot_listen("api", address.parse().unwrap(), &kind.into());
             failure.hints.join(" ")
         };
         let denied = io::ErrorKind::PermissionDenied;

@@ -127,6 +127,13 @@ configuration! {
         api_tls_cert: Option<String> = None, "\"tls/cert.pem\"";
         /// The private key that belongs to `api_tls_cert`, in PEM.
         api_tls_key: Option<String> = None, "\"tls/key.pem\"";
+        /// The listener for operators and their monitoring: metrics and health. Who reaches it needs
+        /// no key. `off`: there is none.
+        admin: String = "127.0.0.1:7082".to_owned(), "";
+        /// The certificate chain of the listener for operators, in PEM.
+        admin_tls_cert: Option<String> = None, "\"tls/cert.pem\"";
+        /// The private key that belongs to `admin_tls_cert`, in PEM.
+        admin_tls_key: Option<String> = None, "\"tls/key.pem\"";
     }
     /// The way to WeChat.
     upstream: RawUpstream {

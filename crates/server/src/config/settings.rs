@@ -21,6 +21,8 @@ pub struct Settings {
     pub store: StorePlace,
     /// The listener for services.
     pub api: Listener,
+    /// The listener for operators, if there is one.
+    pub admin: Option<Listener>,
     /// The way to WeChat.
     pub upstream: wechat::Config,
     /// The file that holds the proxy with its password.
@@ -88,7 +90,8 @@ impl Settings {
         let (master_keys, seal_with) = master_keys(typed)?;
         Ok(Self {
             store: store(typed)?,
-            api: listener(typed)?,
+            api: api_listener(typed)?,
+            admin: admin_listener(typed)?,
             upstream: upstream(typed)?,
             proxy_file: typed.raw.upstream.proxy_file.as_ref().map(|file| typed.path(file)),
             master_keys,
@@ -109,19 +112,9 @@ impl Settings {
         Sealer::new(keys, &self.seal_with).map_err(|err| ConfigError::new(err.to_string()))
     }
 
-    /// Reads the certificate and the key of the listener, when it speaks TLS.
+    /// Reads the certificate and the key of the listener for services, when it speaks TLS.
     pub fn tls(&self) -> Result<Option<Tls>, ConfigError> {
-        let Some(TlsFiles { cert, key }) = &self.api.tls else { return Ok(None) };
-        let problem = |err: TlsError| {
-            let name = match &err {
-                TlsError::Read { path, .. } | TlsError::Pem { path, .. } if path == key => {
-                    "listen.api_tls_key"
-                }
-                _ => "listen.api_tls_cert",
-            };
-            ConfigError::new(format!("`{name}` cannot be used: {err}"))
-        };
-        Tls::from_files(cert, key).map(Some).map_err(problem)
+        self.api.tls("api")
     }
 
     /// Where secrets are open to others, on the way or in a file: what is so, and what to do.
@@ -150,6 +143,21 @@ impl Settings {
     }
 }
 
+impl Listener {
+    /// Reads the certificate and the key, when it speaks TLS. `name` is its key in `listen`.
+    pub fn tls(&self, name: &str) -> Result<Option<Tls>, ConfigError> {
+        let Some(TlsFiles { cert, key }) = &self.tls else { return Ok(None) };
+        let problem = |err: TlsError| {
+            let file = match &err {
+                TlsError::Read { path, .. } | TlsError::Pem { path, .. } if path == key => "key",
+                _ => "cert",
+            };
+            ConfigError::new(format!("`listen.{name}_tls_{file}` cannot be used: {err}"))
+        };
+        Tls::from_files(cert, key).map(Some).map_err(problem)
+    }
+}
+
 /// The text is not quoted: a URL may hold a password.
 fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
     let text = &typed.raw.store;
@@ -175,20 +183,41 @@ fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
     }
 }
 
-fn listener(typed: &Typed) -> Result<Listener, ConfigError> {
+fn api_listener(typed: &Typed) -> Result<Listener, ConfigError> {
     let raw = &typed.raw.listen;
-    let address = raw.api.parse().map_err(|_| {
+    listener(typed, "api", &raw.api, (&raw.api_tls_cert, &raw.api_tls_key))
+}
+
+fn admin_listener(typed: &Typed) -> Result<Option<Listener>, ConfigError> {
+    let raw = &typed.raw.listen;
+    if raw.admin == "off" {
+        return Ok(None);
+    }
+    listener(typed, "admin", &raw.admin, (&raw.admin_tls_cert, &raw.admin_tls_key)).map(Some)
+}
+
+/// A listener by its name, its address, and the files of its certificate and key.
+fn listener(
+    typed: &Typed,
+    name: &str,
+    address: &str,
+    files: (&Option<String>, &Option<String>),
+) -> Result<Listener, ConfigError> {
+    let key = format!("listen.{name}");
+    let address = address.parse().map_err(|_| {
         let expected = "an address and a port, such as `127.0.0.1:7080` or `[::]:7080`";
-        typed.problem("listen.api", format!("is `{}`; {expected} is expected", raw.api))
+        typed.problem(&key, format!("is `{address}`; {expected} is expected"))
     })?;
-    let tls = match (&raw.api_tls_cert, &raw.api_tls_key) {
+    let tls = match files {
         (None, None) => None,
         (Some(cert), Some(key)) => Some(TlsFiles { cert: typed.path(cert), key: typed.path(key) }),
         (Some(_), None) => {
-            return Err(typed.problem("listen.api_tls_cert", "needs `listen.api_tls_key` too"));
+            let problem = format!("needs `{key}_tls_key` too");
+            return Err(typed.problem(&format!("{key}_tls_cert"), problem));
         }
         (None, Some(_)) => {
-            return Err(typed.problem("listen.api_tls_key", "needs `listen.api_tls_cert` too"));
+            let problem = format!("needs `{key}_tls_cert` too");
+            return Err(typed.problem(&format!("{key}_tls_key"), problem));
         }
     };
     Ok(Listener { address, tls })

@@ -20,7 +20,7 @@ use wechat::AppSecret;
 
 use crate::{
     cli::{Failure, random_seed},
-    http::{self, App, Limits, Listener},
+    http::{self, App, Limits, Listener, Service},
 };
 
 /// A follower of the first app.
@@ -36,19 +36,20 @@ pub(crate) struct Ports {
     api: u16,
     sim: u16,
     control: u16,
+    admin: u16,
 }
 
 impl Ports {
     /// Those of the documents.
-    pub(crate) const DEFAULT: Self = Self { api: 7080, sim: 7090, control: 7091 };
+    pub(crate) const DEFAULT: Self = Self { api: 7080, sim: 7090, control: 7091, admin: 7082 };
     /// Free ones.
-    pub(crate) const FREE: Self = Self { api: 0, sim: 0, control: 0 };
+    pub(crate) const FREE: Self = Self { api: 0, sim: 0, control: 0, admin: 0 };
 
     /// One after the other from `base` on; 0: free ones.
     pub(crate) fn from(base: u16) -> Result<Self, Failure> {
         match base {
             0 => Ok(Self::FREE),
-            1..=65_533 => Ok(Self { api: base, sim: base + 1, control: base + 2 }),
+            1..=65_532 => Ok(Self { api: base, sim: base + 1, control: base + 2, admin: base + 3 }),
             _ => Err(Failure::usage(format!("`--port-base {base}` leaves too few ports above it"))),
         }
     }
@@ -69,6 +70,8 @@ pub(crate) struct World {
     pub(crate) broker: Broker,
     /// The address of the server, as a URL.
     pub(crate) api: String,
+    /// The address of its listener for operators.
+    pub(crate) admin: String,
     /// The address of the simulated WeChat.
     pub(crate) sim_api: String,
     /// The address of its control port.
@@ -88,12 +91,14 @@ impl World {
     /// Starts everything. The simulator knows both apps, the server none yet.
     pub(crate) async fn start(ports: Ports) -> Result<Self, Failure> {
         let api = bind(ports.api).await?;
+        let admin = bind(ports.admin).await?;
         let sim_api = bind(ports.sim).await?;
         let control = bind(ports.control).await?;
         let url = |listener: &TcpListener| -> Result<String, Failure> {
             Ok(format!("http://{}", listener.local_addr()?))
         };
         let (api_url, sim_url, control_url) = (url(&api)?, url(&sim_api)?, url(&control)?);
+        let admin_url = url(&admin)?;
 
         let folder = tempfile::tempdir()?;
         let clock = Clock::shifted();
@@ -136,7 +141,10 @@ impl World {
         ));
         let listener = Listener { tcp: api, tls: None };
         let limits = Limits { grace: Duration::from_secs(2), ..Limits::default() };
-        server.spawn(http::serve(listener, App::new(broker.clone(), limits), stop.clone()));
+        let app = App::new(broker.clone(), limits);
+        server.spawn(http::serve(listener, Service::new(app.clone()), stop.clone()));
+        let listener = Listener { tcp: admin, tls: None };
+        server.spawn(http::serve(listener, Service::admin(app), stop.clone()));
         let keeper = (broker.clone(), stop.clone());
         server.spawn(async move { keeper.0.run(keeper.1).await });
 
@@ -145,6 +153,7 @@ impl World {
             sim,
             broker,
             api: api_url,
+            admin: admin_url,
             sim_api: sim_url,
             control: control_url,
             apps,
@@ -212,7 +221,7 @@ impl World {
         json!({
             "api": self.api,
             "public": null,
-            "admin": null,
+            "admin": self.admin,
             "sim": self.sim_api,
             "sim_control": self.control,
             "apps": self.apps.iter().map(app).collect::<Vec<_>>(),
@@ -299,6 +308,6 @@ async fn bind(port: u16) -> Result<TcpListener, Failure> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     TcpListener::bind(address).await.map_err(|err| {
         Failure::new(format!("cannot listen on `{address}`: {err}"))
-            .hint("`--port-base 0` takes free ports, `--port-base 17080` takes three from 17080 on")
+            .hint("`--port-base 0` takes free ports, `--port-base 17080` takes four from 17080 on")
     })
 }

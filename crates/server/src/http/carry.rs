@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use broker::{
-    AppEntry, Attempts, INVALID_TOKEN, TokenError, TokenView, key::ClientKey, path::CallPath,
+    AppEntry, Attempts, CallClass, INVALID_TOKEN, TokenError, TokenView, key::ClientKey,
+    path::CallPath,
 };
 use http_body_util::Either;
 use wechat::{Forward, Forwarded, TransportError};
@@ -51,6 +52,26 @@ impl From<TokenError> for Unanswered {
 
 /// Makes a call, with the app's token.
 pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>, Unanswered> {
+    let path = call.path;
+    let entry = Arc::clone(&call.entry);
+    let carried = try_to_carry(app, call).await;
+    let class = match &carried {
+        Ok((_, None | Some(0))) => CallClass::Fine,
+        Ok((_, Some(code))) if INVALID_TOKEN.contains(code) => CallClass::Token,
+        Ok((_, Some(_))) => CallClass::Errcode,
+        // What did not arrive here did not arrive there.
+        Err(Unanswered::Upload(_)) => return carried.map(|(response, _)| response),
+        Err(Unanswered::Token(_) | Unanswered::WeChat(_)) => CallClass::Unanswered,
+    };
+    entry.count_call(path.as_str(), class);
+    carried.map(|(response, _)| response)
+}
+
+/// Makes a call, and tells the errcode of its answer as well.
+async fn try_to_carry(
+    app: &App,
+    call: Call<'_>,
+) -> Result<(Response<Payload>, Option<i64>), Unanswered> {
     let Call { key, entry, method, path, query, mut headers, body } = call;
     let mut body = app.uploads.keep(body).await.map_err(Unanswered::Upload)?;
     let faults = body.faults();
@@ -75,7 +96,7 @@ pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>
         } else if refused {
             hear(app, &entry, &key, &used).await;
         }
-        return Ok(passed_on(answer, token));
+        return Ok((passed_on(answer, token), errcode));
     }
 }
 

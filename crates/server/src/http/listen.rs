@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{App, Limits, Service, Tls, patience::Patience};
+use super::{Limits, Service, Tls, patience::Patience};
 
 /// Where clients come in.
 #[derive(Debug)]
@@ -34,14 +34,15 @@ pub struct Listener {
     pub tls: Option<Tls>,
 }
 
-/// Serves the API on a listener until `shutdown`, then finishes what is in flight.
+/// Serves a listener until `shutdown`, then finishes what is in flight.
 ///
 /// Once told to shut down it cancels [`App::draining`], which ends long polls at once, and goes on
 /// for [`Limits::drain`], so that a load balancer hears of it from `/readyz`. Then it accepts nothing
 /// more. Requests in flight are answered; what is not done after [`Limits::grace`] is cut off. On
 /// return all tasks of the listener have ended.
-pub async fn serve(listener: Listener, app: App, shutdown: CancellationToken) {
+pub async fn serve(listener: Listener, service: Service, shutdown: CancellationToken) {
     let Listener { tcp, tls } = listener;
+    let app = service.app().clone();
     let limits = app.limits.clone();
     let places = Arc::new(Semaphore::new(limits.connections));
     let tasks = TaskTracker::new();
@@ -51,7 +52,7 @@ pub async fn serve(listener: Listener, app: App, shutdown: CancellationToken) {
         tls: tls.clone(),
         handshake: limits.header_read_timeout,
         write_timeout: limits.write_timeout,
-        service: Service::new(app.clone()),
+        service,
         stop: stop.clone(),
         cut: CancellationToken::new(),
     };

@@ -31,7 +31,7 @@ use wechat::Download;
 use super::{
     Access, App, Operation, ROUTES, Route,
     call::{self, Parameters},
-    compatible,
+    compatible, metrics,
     problem::{Problem, ProblemType},
     proxy,
     request_id::X_REQUEST_ID,
@@ -50,9 +50,23 @@ pub(super) fn payload(bytes: impl Into<Bytes>) -> Payload {
 #[derive(Clone)]
 pub struct Service {
     inner: Arc<Inner>,
-    /// Only what an SDK finds in WeChat's place.
-    compatible_only: bool,
+    face: Face,
 }
+
+/// What a listener shows of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Face {
+    /// All that services call.
+    Services,
+    /// Only what an SDK finds in WeChat's place.
+    Compatible,
+    /// What operators and their monitoring ask.
+    Admin,
+}
+
+/// The paths of the admin listener, all of them open to everybody who reaches it; it listens on the
+/// loopback address unless told otherwise.
+pub static ADMIN_PATHS: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
 
 struct Inner {
     app: App,
@@ -69,6 +83,10 @@ enum Part {
     Proxy,
     /// WeChat's API, for SDKs that take us for WeChat.
     Compatible,
+    /// The metrics.
+    Metrics,
+    /// Nothing that is here.
+    Nothing,
 }
 
 impl Service {
@@ -76,12 +94,22 @@ impl Service {
     pub fn new(app: App) -> Self {
         let router = router(&app);
         let token = Route::of(Operation::ReadToken).access;
-        Self { inner: Arc::new(Inner { app, router, token }), compatible_only: false }
+        Self { inner: Arc::new(Inner { app, router, token }), face: Face::Services }
     }
 
     /// The service of an app as far as it stands in WeChat's place, and nothing else.
     pub fn compatible(app: App) -> Self {
-        Self { compatible_only: true, ..Self::new(app) }
+        Self { face: Face::Compatible, ..Self::new(app) }
+    }
+
+    /// The service of an app for operators: [`ADMIN_PATHS`].
+    pub fn admin(app: App) -> Self {
+        Self { face: Face::Admin, ..Self::new(app) }
+    }
+
+    /// What it is a service of.
+    pub fn app(&self) -> &App {
+        &self.inner.app
     }
 
     /// Answers a request.
@@ -102,14 +130,15 @@ impl Service {
         if request.method() == Method::CONNECT || !path.starts_with('/') {
             return Part::Api;
         }
-        if self.compatible_only {
-            return Part::Compatible;
-        }
-        match path {
-            "/healthz" | "/readyz" | "/v1" => Part::Api,
-            path if path.starts_with("/v1/") => Part::Api,
-            path if path.starts_with(proxy::PREFIX) => Part::Proxy,
-            _ => Part::Compatible,
+        match (self.face, path) {
+            (Face::Compatible, _) => Part::Compatible,
+            (Face::Admin, "/metrics") => Part::Metrics,
+            (_, "/healthz" | "/readyz") => Part::Api,
+            (Face::Admin, _) => Part::Nothing,
+            (Face::Services, "/v1") => Part::Api,
+            (Face::Services, path) if path.starts_with("/v1/") => Part::Api,
+            (Face::Services, path) if path.starts_with(proxy::PREFIX) => Part::Proxy,
+            (Face::Services, _) => Part::Compatible,
         }
     }
 
@@ -122,6 +151,17 @@ impl Service {
             Part::Api => self.route(request).await,
             Part::Proxy => proxy::answer(&self.inner.app, request).await,
             Part::Compatible => compatible::answer(&self.inner.app, request).await,
+            Part::Metrics if matches!(*request.method(), Method::GET | Method::HEAD) => {
+                metrics::answer(&self.inner.app.broker).await
+            }
+            Part::Metrics => self.refuse(
+                &request,
+                Problem::method_not_allowed(HeaderValue::from_static("GET, HEAD")),
+            ),
+            Part::Nothing => {
+                let detail = "The admin listener has `/metrics`, `/healthz` and `/readyz`.";
+                self.refuse(&request, Problem::new(ProblemType::NotFound, detail))
+            }
         }
     }
 
@@ -130,7 +170,7 @@ impl Service {
         let Inner { app, token: Access::Needs(permission), .. } = &*self.inner else {
             return None;
         };
-        if request.method() != Method::GET || self.compatible_only {
+        if request.method() != Method::GET || self.face != Face::Services {
             return None;
         }
         let path = request.uri().path();
@@ -158,6 +198,13 @@ impl Service {
         );
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         Some(response)
+    }
+
+    fn refuse<B>(&self, request: &Request<B>, problem: Problem) -> Response<Payload> {
+        let request_id = self.inner.app.request_ids.of(request.headers());
+        let mut response = problem.into_response(&request_id);
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
+        response
     }
 
     async fn route<B>(self, request: Request<B>) -> Response<Payload>

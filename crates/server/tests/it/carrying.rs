@@ -32,7 +32,7 @@ async fn with_limits(acts: impl Into<Vec<Act>>, limits: Limits) -> (World, Upstr
 /// Opens a connection, writes the head of a call, and hands the connection over.
 async fn begin(world: &World, sdk: &Sdk<'_>, method: &str, headers: &str) -> TcpStream {
     let mut stream = TcpStream::connect(world.api).await.unwrap();
-    let token = sdk.token.borrow().clone();
+    let token = sdk.token();
     let head =
         format!("{method} {PATH}?access_token={token} HTTP/1.1\r\nhost: xinfu\r\n{headers}\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -192,7 +192,7 @@ async fn a_client_that_waits_for_100_is_told_to_go_on() {
     assert_eq!((seen.header("expect"), seen.body.as_slice()), (None, b"12345".as_slice()));
 
     // One that is refused is not told to send what nobody reads.
-    sdk.token.replace("xt_no".to_owned());
+    sdk.take("xt_no");
     let refused = rest(begin(&world, &sdk, "POST", headers).await).await;
     assert_eq!(refused.json()["errcode"], 40001);
 }
@@ -201,7 +201,7 @@ async fn a_client_that_waits_for_100_is_told_to_go_on() {
 async fn a_client_that_sends_to_the_end_hears_why_it_is_refused() {
     let (world, upstream) = worlds([Act::Reply(json(OK))]).await;
     let sdk = Sdk::of(&world).await;
-    sdk.token.replace("xt_no".to_owned());
+    sdk.take("xt_no");
     let body = vec![7; 3_000_000];
     let headers = format!("connection: close\r\ncontent-length: {}\r\n", body.len());
     let mut stream = begin(&world, &sdk, "POST", &headers).await;

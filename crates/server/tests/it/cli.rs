@@ -618,7 +618,7 @@ async fn a_server_that_cannot_start_says_so_in_the_format_of_its_log() {
 async fn the_reference_is_printed() {
     let folder = Folder::new();
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference");
-    for file in ["errors.md", "config.md", "cli.md", "problems.md", "openapi.json"] {
+    for file in ["errors.md", "config.md", "cli.md", "problems.md", "metrics.md", "openapi.json"] {
         let (page, _) = file.split_once('.').unwrap();
         let printed = folder.xinfu(&["reference", page]).await.ok();
         let checked_in = std::fs::read_to_string(docs.join(file)).unwrap();

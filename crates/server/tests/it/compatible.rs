@@ -218,7 +218,7 @@ async fn no_spelling_of_a_path_gets_a_secret_or_a_token_out() {
     sdk.call("GET", INFO, &format!("&openid={OPENID}"), None).await;
     let real = world.token().await["access_token"].as_str().unwrap().to_owned();
     let key_here = &world.key;
-    let token = sdk.token.borrow().clone();
+    let token = sdk.token();
     let minted = || {
         [
             "/cgi-bin/token",
@@ -309,7 +309,7 @@ async fn tokens_that_do_not_work() {
     sdk.call("GET", INFO, &format!("&openid={OPENID}"), None).await;
     let before = world.calls(INFO);
     let real = world.token().await["access_token"].as_str().unwrap().to_owned();
-    let pass_here = sdk.token.borrow().clone();
+    let pass_here = sdk.token();
     let mut flipped = pass_here.clone().into_bytes();
     let last = flipped.len() - 3;
     flipped[last] = if flipped[last] == b'A' { b'B' } else { b'A' };
@@ -435,7 +435,7 @@ async fn a_users_tokens_are_wrapped_and_unwrapped() {
     let before = seen();
     let sdk = Sdk::of(&world).await;
     let real = world.token().await["access_token"].as_str().unwrap().to_owned();
-    for wrong in [sdk.token.borrow().as_str(), refresh, &real, "xw_", &token[..token.len() - 1]] {
+    for wrong in [&sdk.token(), refresh, &real, "xw_", &token[..token.len() - 1]] {
         for path in ["/sns/userinfo", "/sns/auth", "/sns/some/thing"] {
             let answer = get(&format!("{path}?access_token={wrong}&openid={OPENID}")).await;
             check_refusal(
@@ -447,7 +447,7 @@ async fn a_users_tokens_are_wrapped_and_unwrapped() {
             assert!(answer.json()["errmsg"].as_str().unwrap().contains(", rid: "));
         }
     }
-    for wrong in [token, sdk.token.borrow().as_str(), "xr_"] {
+    for wrong in [token, &sdk.token(), "xr_"] {
         check_refusal(&get(&renew(APP, wrong)).await, 40030, "invalid refresh_token");
     }
     check_refusal(&get(&renew(OTHER, refresh)).await, 40013, "invalid appid");

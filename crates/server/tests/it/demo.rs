@@ -27,9 +27,12 @@ async fn one_line_of_json_when_ready() {
     let fields: Vec<_> = ready.as_object().unwrap().keys().map(String::as_str).collect();
     let promised = ["api", "public", "admin", "sim", "sim_control", "apps", "key", "admin_key"];
     assert_eq!(fields, promised);
-    for none in ["public", "admin", "admin_key"] {
+    for none in ["public", "admin_key"] {
         assert_eq!(ready[none], Value::Null);
     }
+    let metrics = format!("{}/metrics", ready["admin"].as_str().unwrap());
+    let (_, metrics) = http("GET", &metrics, None, None).await.unwrap();
+    assert!(metrics.as_str().unwrap().contains("xinfu_apps 2.0"), "{metrics}");
     let (api, key) = (ready["api"].as_str().unwrap(), ready["key"].as_str().unwrap());
     let control = ready["sim_control"].as_str().unwrap();
 

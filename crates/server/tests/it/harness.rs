@@ -13,7 +13,7 @@ use broker::{
 };
 use clock::{Clock, Timestamp};
 use serde_json::{Value, json};
-use server::http::{self, App, Limits, Listener, ProblemType, Tls};
+use server::http::{self, App, Limits, Listener, ProblemType, Service, Tls};
 use sim::{AppSpec, Scope, Sim, UserSpec};
 use tempfile::TempDir;
 use tokio::{
@@ -44,6 +44,7 @@ pub(crate) struct Setup {
     pub(crate) tls: Option<Tls>,
     /// State in a file instead of in memory.
     pub(crate) sqlite: bool,
+    pub(crate) bounds: broker::Bounds,
     /// Nobody refreshes before somebody asks.
     pub(crate) lazy: bool,
     /// The way to WeChat leads nowhere.
@@ -56,6 +57,8 @@ pub(crate) struct World {
     pub(crate) sim: Sim,
     pub(crate) app: App,
     pub(crate) api: SocketAddr,
+    /// The listener for operators.
+    pub(crate) admin: SocketAddr,
     /// A key that may do everything.
     pub(crate) key: String,
     pub(crate) store: MemoryStore,
@@ -111,7 +114,7 @@ impl World {
             clock,
             sealer: Sealer::new([("k1".to_owned(), [7; 32])], "k1").unwrap(),
             tasks: tasks.clone(),
-            bounds: broker::Bounds::default(),
+            bounds: setup.bounds,
         };
         let broker = Broker::open(parts).await.unwrap();
         for (id, alias) in [(APP, Some(ALIAS)), (OTHER, None)] {
@@ -135,12 +138,17 @@ impl World {
         let shutdown = CancellationToken::new();
         let serving = TaskTracker::new();
         let listener = Listener { tcp, tls: setup.tls };
-        serving.spawn(http::serve(listener, app.clone(), shutdown.clone()));
+        serving.spawn(http::serve(listener, Service::new(app.clone()), shutdown.clone()));
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = tcp.local_addr().unwrap();
+        let listener = Listener { tcp, tls: None };
+        serving.spawn(http::serve(listener, Service::admin(app.clone()), shutdown.clone()));
         serving.close();
         let mut world = Self {
             sim,
             app,
             api,
+            admin,
             key: String::new(),
             store,
             shutdown,
@@ -228,7 +236,12 @@ impl World {
 
     /// Sends bytes, and reads until the other side ends the connection.
     pub(crate) async fn exchange(&self, request: &[u8]) -> Vec<u8> {
-        let mut stream = TcpStream::connect(self.api).await.unwrap();
+        Self::exchange_at(self.api, request).await
+    }
+
+    /// The same with another listener.
+    pub(crate) async fn exchange_at(at: SocketAddr, request: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(at).await.unwrap();
         // The other side may have heard enough before the end.
         let _ = stream.write_all(request).await;
         let mut received = Vec::new();

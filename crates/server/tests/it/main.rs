@@ -17,6 +17,7 @@ mod kill_logins;
 mod listener;
 mod loops;
 mod malformed;
+mod metrics;
 mod mini;
 mod oauth;
 mod openapi;

@@ -70,6 +70,8 @@ impl Folder {
         let mut folder = Self::new();
         folder.xinfu(&["init"]).await.ok();
         folder.set("XINFU_LISTEN_API", "127.0.0.1:0");
+        // Servers of other tests run beside this one.
+        folder.set("XINFU_LISTEN_ADMIN", "off");
         folder.set("XINFU_UPSTREAM_BASE_URLS", wechat);
         folder
     }
@@ -325,7 +327,8 @@ pub(crate) async fn http(
         let answer = String::from_utf8(answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, serde_json::from_str(body).unwrap_or_default()))
+        // What is no JSON is a text.
+        Some((status, serde_json::from_str(body).unwrap_or_else(|_| Value::from(body))))
     };
     tokio::time::timeout(PATIENCE, exchange).await.ok()?
 }

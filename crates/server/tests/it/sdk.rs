@@ -8,7 +8,7 @@ use crate::harness::{APP, Answer, World};
 pub(crate) struct Sdk<'a> {
     world: &'a World,
     pub(crate) key: String,
-    pub(crate) token: RefCell<String>,
+    token: RefCell<String>,
 }
 
 impl<'a> Sdk<'a> {
@@ -27,11 +27,20 @@ impl<'a> Sdk<'a> {
         sdk
     }
 
+    pub(crate) fn token(&self) -> String {
+        self.token.borrow().clone()
+    }
+
     /// Asks for a token.
     pub(crate) async fn fetch(&self) -> Answer {
         let key = &self.key;
         let path = format!("/cgi-bin/token?grant_type=client_credential&appid={APP}&secret={key}");
         self.world.ask("GET", &path, None, None).await
+    }
+
+    /// Has this token from now on.
+    pub(crate) fn take(&self, token: &str) {
+        *self.token.borrow_mut() = token.to_owned();
     }
 
     /// Makes a call with its token; `query` begins with `&` unless it is empty.
@@ -42,7 +51,7 @@ impl<'a> Sdk<'a> {
         query: &str,
         body: Option<&str>,
     ) -> Answer {
-        let token = self.token.borrow().clone();
+        let token = self.token();
         self.world.ask(method, &format!("{path}?access_token={token}{query}"), None, body).await
     }
 }

@@ -41,7 +41,7 @@ impl Asked<'_> {
         }
         let (token, expires_in) = if key.rights.reveal {
             let view = self.app.broker.token_for_reveal(&entry, &key).await?;
-            (view.token.expose().to_string(), view.expires_in.as_secs())
+            (view.token.expose().to_owned(), view.expires_in.as_secs())
         } else {
             let pass = self.app.broker.issue_pass(&entry, &key);
             (pass.expose().to_owned(), pass.expires_in().as_secs())

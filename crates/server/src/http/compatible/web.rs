@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use broker::{AppEntry, key::ClientKey};
+use broker::{AppEntry, CallClass, key::ClientKey};
 use serde_json::{Map, Value, json};
 use wechat::{AuthCode, Forward, IssuedGrant};
 
@@ -30,7 +30,7 @@ impl Asked<'_> {
         self.admit(&key, &entry)?;
         let code = AuthCode::new(code.to_owned());
         let issued = self.app.broker.exchange_for_client(&entry, &key, &code).await?;
-        self.grant(&key, &entry, issued)
+        self.grant(&key, &entry, &issued)
     }
 
     /// Renews a web token by its refresh token.
@@ -53,7 +53,7 @@ impl Asked<'_> {
         self.admit(&key, &entry)?;
         let app = Arc::clone(&entry.app());
         let issued = self.app.broker.wechat().refresh_web_token(&app.id, &unwrapped.token).await?;
-        self.grant(&key, &entry, issued)
+        self.grant(&key, &entry, &issued)
     }
 
     /// Exchanges the code of a mini program's login.
@@ -105,11 +105,14 @@ impl Asked<'_> {
             headers,
             body: body.upload(),
         };
-        Ok(passed_on(forward(self.app, call, &faults, token).await?, token))
+        let answer = forward(self.app, call, &faults, token).await;
+        let class = if answer.is_ok() { CallClass::Fine } else { CallClass::Unanswered };
+        entry.count_call(self.path.as_str(), class);
+        Ok(passed_on(answer?, token))
     }
 
     /// What WeChat told of a user, with its tokens wrapped.
-    fn grant(&self, key: &ClientKey, entry: &AppEntry, issued: IssuedGrant) -> Answer {
+    fn grant(&self, key: &ClientKey, entry: &AppEntry, issued: &IssuedGrant) -> Answer {
         let broker = &self.app.broker;
         let token = broker.wrap_web_token(entry, key, &issued.token);
         let refresh_token = broker.wrap_refresh_token(entry, key, &issued.refresh_token);
