@@ -291,6 +291,8 @@ async fn no_spelling_slips_past_a_permission() {
             let path = format!("{start}{path}");
             let answer = sdk.call("GET", &path, &format!("&openid={OPENID}"), None).await;
             assert!([40066, 48001].contains(&errcode(&answer)), "{path}: {answer:?}");
+            let said = answer.json()["errmsg"].as_str().unwrap().to_owned();
+            assert!(said.contains("(xinfu: "), "{path} was carried: {said}");
             let answer = world
                 .ask("GET", &format!("/wx/shop{path}?openid={OPENID}"), Some(&narrow), None)
                 .await;
