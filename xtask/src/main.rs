@@ -5,6 +5,7 @@
 //! whatever the current folder is.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
+mod clients;
 mod codegen;
 mod command;
 mod fuzz;

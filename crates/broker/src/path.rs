@@ -113,7 +113,7 @@ pub enum NotCarried {
 }
 
 /// Paths that are not carried just so.
-const GUARDED: [(&str, Guard); 8] = [
+const GUARDED: [(&str, Guard); 11] = [
     ("/cgi-bin/token", Guard::Closed(MINTS)),
     ("/cgi-bin/stable_token", Guard::Closed(MINTS)),
     ("/cgi-bin/gettoken", Guard::Closed(MINTS)),
@@ -123,6 +123,9 @@ const GUARDED: [(&str, Guard); 8] = [
     ),
     ("/cgi-bin/clear_quota", Guard::Needs(Permission::ClearQuota)),
     ("/cgi-bin/clear_quota/*", Guard::Needs(Permission::ClearQuota)),
+    ("/cgi-bin/openapi/quota/clear", Guard::Needs(Permission::ClearQuota)),
+    ("/wxa/resetusersessionkey", Guard::Needs(Permission::SessionKey)),
+    ("/wxa/business/getuserencryptkey", Guard::Needs(Permission::SessionKey)),
     // Its answer quotes the URL of an earlier request, with the token in it.
     ("/cgi-bin/openapi/rid/get", Guard::MustBeNamed),
     (
@@ -299,6 +302,8 @@ mod tests {
             assert_eq!(may(&plain, path), Err(NotCarried::Lacks(ClearQuota)), "{path}");
             assert_eq!(may(&rights(&[Proxy, ClearQuota], &[]), path), Ok(()), "{path}");
         }
+        let reset = "/wxa/resetusersessionkey";
+        assert_eq!(may(&plain, reset), Err(NotCarried::Lacks(Permission::SessionKey)));
         let rid = "/cgi-bin/openapi/rid/get";
         assert_eq!(may(&plain, rid), Err(NotCarried::OtherPaths));
         assert_eq!(may(&rights(&[Proxy], &["/cgi-bin/*"]), rid), Err(NotCarried::OtherPaths));

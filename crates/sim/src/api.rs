@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     answer::Failure,
     app::{AppKind, UserSpec},
+    content::{self, File},
     exchange::Call,
     quota::{self, limit},
     state::{App, IssuedTicket, State, TICKET_LIFE},
@@ -26,6 +27,15 @@ const API_DOMAIN_IP: &str = "/cgi-bin/get_api_domain_ip";
 const CALLBACK_IP: &str = "/cgi-bin/getcallbackip";
 const QUOTA_GET: &str = "/cgi-bin/openapi/quota/get";
 const CLEAR_QUOTA_V2: &str = "/cgi-bin/clear_quota/v2";
+const MEDIA_UPLOAD: &str = "/cgi-bin/media/upload";
+const MEDIA_GET: &str = "/cgi-bin/media/get";
+const CUSTOM_SEND: &str = "/cgi-bin/message/custom/send";
+const MENU_CREATE: &str = "/cgi-bin/menu/create";
+const MENU_GET: &str = "/cgi-bin/menu/get";
+const TAGS_CREATE: &str = "/cgi-bin/tags/create";
+const TAGS_GET: &str = "/cgi-bin/tags/get";
+const UPDATE_REMARK: &str = "/cgi-bin/user/info/updateremark";
+const WXA_CODE: &str = "/wxa/getwxacodeunlimit";
 
 /// A call that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +51,15 @@ pub(crate) enum Endpoint {
     QuotaGet,
     ClearQuota,
     ClearQuotaV2,
+    MediaUpload,
+    MediaGet,
+    CustomSend,
+    MenuCreate,
+    MenuGet,
+    TagsCreate,
+    TagsGet,
+    UpdateRemark,
+    WxaCode,
 }
 
 impl Endpoint {
@@ -57,6 +76,15 @@ impl Endpoint {
             QUOTA_GET => Self::QuotaGet,
             quota::CLEAR => Self::ClearQuota,
             CLEAR_QUOTA_V2 => Self::ClearQuotaV2,
+            MEDIA_UPLOAD => Self::MediaUpload,
+            MEDIA_GET => Self::MediaGet,
+            CUSTOM_SEND => Self::CustomSend,
+            MENU_CREATE => Self::MenuCreate,
+            MENU_GET => Self::MenuGet,
+            TAGS_CREATE => Self::TagsCreate,
+            TAGS_GET => Self::TagsGet,
+            UPDATE_REMARK => Self::UpdateRemark,
+            WXA_CODE => Self::WxaCode,
             _ => return None,
         })
     }
@@ -74,6 +102,15 @@ impl Endpoint {
             Self::QuotaGet => QUOTA_GET,
             Self::ClearQuota => quota::CLEAR,
             Self::ClearQuotaV2 => CLEAR_QUOTA_V2,
+            Self::MediaUpload => MEDIA_UPLOAD,
+            Self::MediaGet => MEDIA_GET,
+            Self::CustomSend => CUSTOM_SEND,
+            Self::MenuCreate => MENU_CREATE,
+            Self::MenuGet => MENU_GET,
+            Self::TagsCreate => TAGS_CREATE,
+            Self::TagsGet => TAGS_GET,
+            Self::UpdateRemark => UPDATE_REMARK,
+            Self::WxaCode => WXA_CODE,
         }
     }
 
@@ -85,12 +122,33 @@ impl Endpoint {
                 | Self::QuotaGet
                 | Self::ClearQuota
                 | Self::ClearQuotaV2
+                | Self::MediaUpload
+                | Self::CustomSend
+                | Self::MenuCreate
+                | Self::TagsCreate
+                | Self::UpdateRemark
+                | Self::WxaCode
         )
     }
 
     /// For official accounts only.
     const fn needs_followers(self) -> bool {
         matches!(self, Self::UserInfo | Self::BatchGet | Self::UserGet | Self::Ticket)
+    }
+}
+
+/// What a call is answered with.
+#[derive(Clone, Debug)]
+pub(crate) enum Answered {
+    /// JSON, as nearly always.
+    Json(Value),
+    /// A file.
+    File(File),
+}
+
+impl From<Value> for Answered {
+    fn from(value: Value) -> Self {
+        Self::Json(value)
     }
 }
 
@@ -109,7 +167,7 @@ impl State {
         call: &Call,
         survival: Option<u64>,
         now: Timestamp,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Answered, Failure> {
         let Some(endpoint) = Endpoint::of(&call.path) else { return Err(Failure::new(40066)) };
         if endpoint.needs_post() && call.method != Method::POST {
             return Err(Failure::new(43002));
@@ -118,9 +176,9 @@ impl State {
             return Err(Failure::new(43001));
         }
         match endpoint {
-            Endpoint::Token => self.classic_token(call, survival, now),
-            Endpoint::StableToken => self.stable_token(call, survival, now),
-            Endpoint::ClearQuotaV2 => self.clear_quota_v2(call, now),
+            Endpoint::Token => self.classic_token(call, survival, now).map(Answered::Json),
+            Endpoint::StableToken => self.stable_token(call, survival, now).map(Answered::Json),
+            Endpoint::ClearQuotaV2 => self.clear_quota_v2(call, now).map(Answered::Json),
             business => self.business(business, call, now),
         }
     }
@@ -231,7 +289,7 @@ impl State {
         endpoint: Endpoint,
         call: &Call,
         now: Timestamp,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Answered, Failure> {
         let token = call.query("access_token").ok_or_else(|| Failure::new(41001))?;
         let minted = self.tokens.find(token).ok_or_else(|| Failure::new(40001))?;
         let state = minted.state(now);
@@ -241,21 +299,27 @@ impl State {
         let key = endpoint.path();
         let checked = checked_token(app, endpoint, state, call, switches);
         let result = checked.and_then(|()| match endpoint {
-            Endpoint::UserInfo => user_info(app, call, switches),
-            Endpoint::BatchGet => batch_get(app, call, switches),
-            Endpoint::UserGet => user_get(app, call, switches),
+            Endpoint::UserInfo => user_info(app, call, switches).map(Answered::Json),
+            Endpoint::BatchGet => batch_get(app, call, switches).map(Answered::Json),
+            Endpoint::UserGet => user_get(app, call, switches).map(Answered::Json),
             Endpoint::Ticket => {
                 let letters = &mut self.secrets;
-                ticket(app, call, now, |length| letters.text(TICKET_LETTERS, length))
+                let write = |length| letters.text(TICKET_LETTERS, length);
+                ticket(app, call, now, write).map(Answered::Json)
             }
             // Addresses that are reserved for documents, and lead nowhere.
-            Endpoint::ApiDomainIp => Ok(json!({ "ip_list": ["203.0.113.7", "203.0.113.8"] })),
-            Endpoint::CallbackIp => Ok(json!({ "ip_list": ["203.0.113.16", "203.0.113.32/28"] })),
-            Endpoint::QuotaGet => quota_get(app, call),
-            Endpoint::ClearQuota => clear_quota(app, call),
+            Endpoint::ApiDomainIp => {
+                Ok(json!({ "ip_list": ["203.0.113.7", "203.0.113.8"] }).into())
+            }
+            Endpoint::CallbackIp => {
+                Ok(json!({ "ip_list": ["203.0.113.16", "203.0.113.32/28"] }).into())
+            }
+            Endpoint::QuotaGet => quota_get(app, call).map(Answered::Json),
+            Endpoint::ClearQuota => clear_quota(app, call).map(Answered::Json),
             Endpoint::Token | Endpoint::StableToken | Endpoint::ClearQuotaV2 => {
                 Err(Failure::new(40066))
             }
+            of_content => content::answer(app, of_content, call, now, &mut self.secrets),
         });
         if result.is_ok() || switches.failed_calls_count {
             app.used.count(key);

@@ -65,6 +65,7 @@ pub(crate) async fn answer(
         }
         ("DELETE", ["sim", "faults", id]) => remove_fault(sim, id),
         ("GET", ["sim", "users"]) => Ok(users(sim, &query)),
+        ("GET", ["sim", "messages"]) => messages(sim, &query),
         ("POST", ["sim", "users"]) => add_users(sim, &body),
         ("GET", ["sim", "apps"]) => Ok(json!({ "apps": sim.apps() })),
         ("POST", ["sim", "apps"]) => add_app(sim, &body),
@@ -103,8 +104,10 @@ pub(crate) async fn answer(
 fn is_known(segments: &[&str]) -> bool {
     matches!(
         segments,
-        ["sim", "clock" | "calls" | "faults" | "users" | "apps" | "reset" | "switches"]
-            | ["sim", "clock", "advance"]
+        [
+            "sim",
+            "clock" | "calls" | "faults" | "users" | "messages" | "apps" | "reset" | "switches"
+        ] | ["sim", "clock", "advance"]
             | ["sim", "faults" | "apps", _]
             | [
                 "sim",
@@ -189,6 +192,12 @@ fn remove_fault(sim: &Sim, id: &str) -> Result<Value, Refusal> {
 fn users(sim: &Sim, query: &[(String, String)]) -> Value {
     let appid = query.iter().find(|(key, _)| key == "appid").map(|(_, appid)| appid.as_str());
     json!({ "users": sim.users(appid) })
+}
+
+fn messages(sim: &Sim, query: &[(String, String)]) -> Result<Value, Refusal> {
+    let appid = query.iter().find(|(key, _)| key == "appid").map(|(_, appid)| appid.as_str());
+    let appid = appid.ok_or_else(|| Refusal::field("appid", "which app is it about?"))?;
+    Ok(json!({ "messages": sim.messages(appid)? }))
 }
 
 fn add_users(sim: &Sim, body: &Bytes) -> Result<Value, Refusal> {

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use clock::Timestamp;
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode, header};
 use serde_json::Value;
 
 use crate::{
     answer::{CGI_BIN_TYPE, Failure, SNS_TYPE, Suffix, http_date},
-    api::Endpoint,
+    api::{Answered, Endpoint},
     calls::CallEntry,
+    content::{File, part},
     faults::{BadNumber, Dirt, FaultKind},
     oauth::{End, Revocation, Subject},
     rng::short_hash,
@@ -28,6 +29,10 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     /// The body as JSON, when it is.
     pub(crate) json: Option<Value>,
+    /// The file that it brings.
+    pub(crate) file: Option<File>,
+    /// The part of a file that it asks for.
+    pub(crate) range: Option<String>,
     pub(crate) ip: IpAddr,
     pub(crate) sent: Timestamp,
 }
@@ -103,8 +108,34 @@ pub(crate) struct Reply {
     pub(crate) content_type: String,
     pub(crate) date: String,
     pub(crate) body: Bytes,
+    /// Further headers.
+    pub(crate) headers: Vec<(HeaderName, String)>,
     /// Only the first half of the body is sent before the connection closes.
     pub(crate) truncated: bool,
+}
+
+impl Reply {
+    /// Answers a file, or the part of it that is asked for.
+    fn send(&mut self, file: &File, range: Option<&str>) {
+        let length = file.bytes.len();
+        self.headers.push((header::ACCEPT_RANGES, "bytes".to_owned()));
+        let Some((first, bytes)) = part(&file.bytes, range) else {
+            self.status = StatusCode::RANGE_NOT_SATISFIABLE;
+            self.headers.push((header::CONTENT_RANGE, format!("bytes */{length}")));
+            return;
+        };
+        if bytes.len() < length {
+            self.status = StatusCode::PARTIAL_CONTENT;
+            let last = first + bytes.len() - 1;
+            self.headers.push((header::CONTENT_RANGE, format!("bytes {first}-{last}/{length}")));
+        }
+        let name: String =
+            file.name.chars().filter(|c| c.is_ascii_graphic() && *c != '"').collect();
+        let disposition = format!("attachment; filename=\"{name}\"");
+        self.headers.push((header::CONTENT_DISPOSITION, disposition));
+        self.content_type.clone_from(&file.content_type);
+        self.body = bytes;
+    }
 }
 
 /// What was decided, and its number in the log.
@@ -147,7 +178,7 @@ impl State {
                 if let (Ok(_), Some(code)) = (&result, call.code()) {
                     delay = self.grants.answer_delay(code);
                 }
-                Some(result)
+                Some(result.map(Answered::Json))
             }
             (None, None) => Some(self.handle(call, survival, now)),
         };
@@ -157,9 +188,14 @@ impl State {
         let mut errcode = None;
         let mut answered = None;
         let mut body = Value::Null;
+        let mut file = None;
         match result {
             None => {}
-            Some(Ok(value)) => {
+            Some(Ok(Answered::File(answered))) => {
+                errcode = Some(0);
+                file = Some(answered);
+            }
+            Some(Ok(Answered::Json(value))) => {
                 errcode = Some(0);
                 let secret = value.get("access_token").or_else(|| value.get("ticket"));
                 answered = secret.and_then(Value::as_str).map(short_hash);
@@ -192,7 +228,11 @@ impl State {
             force: call.json.as_ref().is_some_and(|json| json["force_refresh"] == true),
             faults: arrival.faults.iter().map(FaultKind::name).collect(),
         });
-        Decided { seq, delay, reply: arrival.reply(body, http_date(shown)) }
+        let mut reply = arrival.reply(body, http_date(shown));
+        if let Some(file) = file.filter(|_| reply.status == StatusCode::OK) {
+            reply.send(&file, call.range.as_deref());
+        }
+        Decided { seq, delay, reply }
     }
 
     /// Whose call it is: the app that it names, or the one that its token belongs to.
@@ -274,6 +314,7 @@ impl Arrival {
             content_type: if is_sns(&self.path) { SNS_TYPE } else { CGI_BIN_TYPE }.to_owned(),
             date,
             body: Bytes::new(),
+            headers: Vec::new(),
             truncated: false,
         };
         if let Some(bad) = self.find(bad_number) {

@@ -27,6 +27,7 @@ mod api;
 mod app;
 mod calls;
 mod connect;
+mod content;
 mod control;
 mod exchange;
 mod faults;
@@ -241,6 +242,13 @@ impl Sim {
     /// Changes how it behaves; tokens that exist keep their lives.
     pub fn set_switches(&self, switches: Switches) {
         self.state().switches = switches;
+    }
+
+    /// The messages that an app has sent to its users, oldest first, as they came; the last 1,000.
+    pub fn messages(&self, appid: &str) -> Result<Vec<serde_json::Value>, ControlError> {
+        let state = self.state();
+        let app = state.apps.get(appid).ok_or_else(|| unknown(appid))?;
+        Ok(app.content.messages())
     }
 
     /// What was called.

@@ -25,13 +25,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Sim, control,
+    Sim,
+    content::file_of,
+    control,
     exchange::{Call, Reply},
     pages::{self, Visit, is_page},
 };
 
 /// The most bytes of a request body.
 const BODY_LIMIT: usize = 1 << 20;
+
+/// The most bytes of one that brings a file: a video of 100 MB, and what is around it.
+const FILE_LIMIT: usize = 101 << 20;
 
 impl Sim {
     /// Answers on `api` as WeChat does, and on `control` as its master, until `shutdown`.
@@ -168,7 +173,10 @@ impl Connection {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Payload>, Reset> {
         let (head, body) = request.into_parts();
         // A body that is too large or breaks off is as unreadable as one that is no JSON.
-        let body = Limited::new(body, BODY_LIMIT).collect().await;
+        let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let multipart = text(header::CONTENT_TYPE).filter(|it| it.starts_with("multipart/"));
+        let limit = if multipart.is_some() { FILE_LIMIT } else { BODY_LIMIT };
+        let body = Limited::new(body, limit).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_else(|_| Bytes::from_static(b"\0"));
         match self.port {
             Port::Control => {
@@ -200,6 +208,8 @@ impl Connection {
             }
             Port::Api => {
                 let call = Call {
+                    file: file_of(multipart, body.clone()).await,
+                    range: text(header::RANGE).map(str::to_owned),
                     method: head.method,
                     path: head.uri.path().to_owned(),
                     query: query(&head.uri),
@@ -257,6 +267,11 @@ fn respond(reply: Reply) -> Response<Payload> {
     let headers = response.headers_mut();
     if let Ok(content_type) = HeaderValue::from_str(&reply.content_type) {
         headers.insert(header::CONTENT_TYPE, content_type);
+    }
+    for (name, value) in reply.headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
     }
     if let Ok(date) = HeaderValue::from_str(&reply.date) {
         headers.insert(header::DATE, date);

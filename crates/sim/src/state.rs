@@ -8,6 +8,7 @@ use crate::{
     app::{AppSpec, UserSpec},
     calls::{CallEntry, CallLog},
     connect::{DuplicateCallbacks, Visits},
+    content::Content,
     faults::Faults,
     mini::Sessions,
     oauth::GrantBook,
@@ -49,6 +50,7 @@ pub(crate) struct App {
     /// By openid, which is the order of the follower list too.
     pub(crate) users: BTreeMap<String, UserSpec>,
     pub(crate) sessions: Sessions,
+    pub(crate) content: Content,
     pub(crate) duplicate_callbacks: Option<DuplicateCallbacks>,
 }
 
@@ -71,6 +73,7 @@ impl App {
             tickets: BTreeMap::new(),
             users: BTreeMap::new(),
             sessions: Sessions::default(),
+            content: Content::default(),
             duplicate_callbacks: None,
         }
     }

@@ -33,10 +33,12 @@ const LAYERS: [Layer; 6] = [
 const OPTIONAL: [(&str, &str); 1] = [("server", "sim")];
 
 /// External crates with the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 10] = [
     ("axum", &["server", "sim"]),
     ("clap", &["server"]),
     ("governor", &["broker"]),
+    ("multer", &["sim"]),
+    ("prometheus-client", &["server"]),
     ("qrcode", &["sim"]),
     ("rusqlite", &["broker"]),
     ("hyper", &["wechat", "server", "sim"]),

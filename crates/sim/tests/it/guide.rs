@@ -69,6 +69,8 @@ async fn the_lines_work_as_pasted() {
         "\"ip_whitelist\":[\"192.0.2.1\"]",
         "\"added\":4",
         "小雨",
+        "\"errmsg\":\"ok\"",
+        "\"messages\":[{",
         "\"now\":",
         "\"now\":",
         "\"access_token\":",

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod callbacks;
+mod content;
 mod control;
 mod faults;
 mod grant_rules;

@@ -1,0 +1,307 @@
+//! `cargo xtask test clients`: SDKs that nobody here wrote, against xinfu and the simulator.
+//!
+//! The clients are in `clients/`, in three languages. Here they are installed at their pinned
+//! versions, a simulator and a server are started, and each client is given a file that describes
+//! that world. A client fails by its exit status; the figures of the load are checked here: through
+//! xinfu no call may fail.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::command::{Call, Stopwatch};
+
+/// The app whose token is the stable issuer's, and the one on the classic issuer.
+const APP: &str = "wx00000000000000aa";
+const CLASSIC: &str = "wx00000000000000bb";
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const OPENID: &str = "oABCDEFGHIJKLMNOPQRSTUVWXYZ0";
+const NICKNAME: &str = "小明 🌏";
+
+/// Far above what any of it takes; a hang ends here.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Installs everything, and runs all clients.
+pub(crate) fn run(root: &Path) -> Result<()> {
+    let place = root.join("target/clients");
+    fs::create_dir_all(&place)?;
+    let python = install_python(root, &place)?;
+    let node = install_node(root, &place)?;
+    let rust = install_rust(root, &place)?;
+    Call::cargo(root, ["build", "--locked"]).run()?;
+
+    let world = World::start(root, &place)?;
+    let clients: [(&str, Vec<PathBuf>); 3] = [
+        ("wechatpy", vec![python.clone(), root.join("clients/python/walk.py")]),
+        ("node", vec!["node".into(), node.join("walk.js")]),
+        ("rust", vec![rust]),
+    ];
+    for (name, command) in clients {
+        let described = world.describe(name)?;
+        world.in_it(call(root, &command, &described)).run_within(LIMIT)?;
+    }
+    let loads = [
+        ("python-load", vec![python, root.join("clients/python/load.py")]),
+        ("node-load", vec!["node".into(), node.join("load.js")]),
+    ];
+    let mut figures = Vec::new();
+    for (name, command) in loads {
+        let described = world.describe(name)?;
+        let printed = world.in_it(call(root, &command, &described)).stdout()?;
+        let rows: Vec<Value> =
+            serde_json::from_str(&printed).context("a load prints its figures")?;
+        figures.extend(rows);
+    }
+    print_figures(&figures);
+    check_figures(&figures)
+}
+
+/// A virtual environment with wechatpy in it; answers its interpreter.
+fn install_python(root: &Path, place: &Path) -> Result<PathBuf> {
+    let how = "Python 3 with venv is needed; to install it, on Debian as root: \
+               `apt-get install python3 python3-venv`";
+    let folder = place.join("python");
+    let python = folder.join("bin/python3");
+    if !python.exists() {
+        let venv = [Path::new("-m"), Path::new("venv"), &folder];
+        Call::new("python3", root, venv).run().context(how)?;
+    }
+    let requirements = "clients/python/requirements.txt";
+    let pip =
+        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements];
+    Call::new(&python.to_string_lossy(), root, pip).run()?;
+    Ok(python)
+}
+
+/// The clients of Node beside their packages; answers the folder.
+fn install_node(root: &Path, place: &Path) -> Result<PathBuf> {
+    let how = "Node.js with npm is needed; to install it, on Debian as root: `apt-get install nodejs npm`";
+    let folder = place.join("node");
+    fs::create_dir_all(&folder)?;
+    for file in fs::read_dir(root.join("clients/node"))? {
+        let file = file?.path();
+        let name = file.file_name().context("a file has a name")?;
+        if file.is_file() {
+            fs::copy(&file, folder.join(name))?;
+        }
+    }
+    let npm = ["ci", "--silent", "--no-audit", "--no-fund"];
+    Call::new("npm", &folder, npm).run().context(how)?;
+    Ok(folder)
+}
+
+/// The client in Rust, built outside of the workspace; answers the program.
+fn install_rust(root: &Path, place: &Path) -> Result<PathBuf> {
+    let target = place.join("rust");
+    let args = ["build", "--quiet", "--locked", "--manifest-path", "clients/rust/Cargo.toml"];
+    Call::cargo(root, args).env("CARGO_TARGET_DIR", &target).run()?;
+    Ok(target.join("debug/clients"))
+}
+
+/// A simulated WeChat and a server, running.
+struct World {
+    folder: PathBuf,
+    xinfu: PathBuf,
+    config: PathBuf,
+    sim: String,
+    control: String,
+    api: String,
+    _processes: Vec<Running>,
+}
+
+/// A process that ends with us.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl World {
+    fn start(root: &Path, place: &Path) -> Result<Self> {
+        let folder = place.join("world");
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        let xinfu = root.join("target/debug/xinfu");
+        let mut sim = Command::new(&xinfu);
+        sim.args(["sim", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--seed", "1"]);
+        for app in [APP, CLASSIC] {
+            sim.arg("--app").arg(format!("{app}:{SECRET}"));
+        }
+        let (simulator, line) = start(&mut sim, "simulated WeChat on ")?;
+        let mut urls = line.split(' ').filter(|word| word.starts_with("http://"));
+        let mut url = || urls.next().map(|url| url.trim_end_matches(',').to_owned());
+        let sim = url().context("the simulator tells its address")?;
+        let control = url().context("the simulator tells its control port")?;
+        let users = [APP, CLASSIC].map(|app| {
+            json!({"appid": app, "openid": OPENID, "nickname": NICKNAME, "unionid": "oUNION"})
+        });
+        post(root, &format!("{control}/sim/users"), &json!(users))?;
+
+        let world = Self {
+            config: folder.join("xinfu.toml"),
+            folder,
+            xinfu,
+            sim,
+            control,
+            api: String::new(),
+            _processes: vec![simulator],
+        };
+        world.init()?;
+        let mut serve = Command::new(&world.xinfu);
+        serve.arg("--config").arg(&world.config).arg("serve").envs(world.variables());
+        let (server, line) = start(&mut serve, " serves ")?;
+        let api = line.split(' ').find(|word| word.starts_with("http://"));
+        let api = api.context("the server tells its address")?.trim_end_matches(',').to_owned();
+        let mut processes = world._processes;
+        processes.push(server);
+        Ok(Self { api, _processes: processes, ..world })
+    }
+
+    /// A configuration, a master key, two apps.
+    fn init(&self) -> Result<()> {
+        self.call(&["init"]).stdout()?;
+        let secret = self.folder.join("secret");
+        fs::write(&secret, SECRET)?;
+        for (app, issuer) in [(APP, "stable"), (CLASSIC, "classic")] {
+            let secret = secret.to_string_lossy();
+            self.xinfu(&["app", "add", app, "--issuer", issuer, "--secret-file", &secret])?;
+        }
+        Ok(())
+    }
+
+    /// What differs from the configuration that `xinfu init` writes.
+    fn variables(&self) -> [(&'static str, &str); 4] {
+        [
+            ("XINFU_LISTEN_API", "127.0.0.1:0"),
+            ("XINFU_LISTEN_ADMIN", "off"),
+            ("XINFU_UPSTREAM_BASE_URLS", &self.sim),
+            ("XINFU_LOG", "warn"),
+        ]
+    }
+
+    fn call(&self, args: &[&str]) -> Call {
+        let call = Call::new(&self.xinfu.to_string_lossy(), &self.folder, args);
+        self.in_it(call)
+    }
+
+    /// A call that takes place in this world.
+    fn in_it(&self, call: Call) -> Call {
+        self.variables().into_iter().fold(call, |call, (name, value)| call.env(name, value))
+    }
+
+    fn xinfu(&self, args: &[&str]) -> Result<String> {
+        let config = self.config.to_string_lossy();
+        self.call(&[&["--config", &*config], args].concat()).stdout()
+    }
+
+    /// Writes down what a client is to know, with a key of its own.
+    fn describe(&self, name: &str) -> Result<PathBuf> {
+        let key = self.xinfu(&["key", "add", name, "--everything"])?;
+        let config = self.config.to_string_lossy();
+        let world = json!({
+            "api": self.api,
+            "sim": self.sim,
+            "sim_control": self.control,
+            "appid": APP,
+            "classic_appid": CLASSIC,
+            "secret": SECRET,
+            "openid": OPENID,
+            "nickname": NICKNAME,
+            "key": key.trim(),
+            "key_name": name,
+            "command": [self.xinfu.to_string_lossy(), "--config", &config],
+        });
+        let path = self.folder.join(format!("{name}.json"));
+        fs::write(&path, world.to_string())?;
+        Ok(path)
+    }
+}
+
+/// Starts a process, and waits for the line that says that it is ready.
+fn start(command: &mut Command, ready: &str) -> Result<(Running, String)> {
+    let name = format!("{command:?}");
+    let mut child = command.stdout(Stdio::piped()).spawn().context(name.clone())?;
+    let out = child.stdout.take().context("its output is piped")?;
+    let running = Running(child);
+    let mut lines = BufReader::new(out).lines();
+    let watch = Stopwatch::start();
+    while watch.elapsed() < LIMIT {
+        let line = lines.next().with_context(|| format!("{name} ended before it was ready"))??;
+        if line.contains(ready) {
+            // Whoever writes on must find a reader.
+            std::thread::spawn(move || lines.for_each(drop));
+            return Ok((running, line));
+        }
+    }
+    bail!("{name} was not ready in time")
+}
+
+fn post(root: &Path, url: &str, body: &Value) -> Result<()> {
+    let body = body.to_string();
+    Call::new("curl", root, ["--silent", "--show-error", "--fail", "--data", &body, url])
+        .stdout()
+        .map(drop)
+}
+
+fn call(root: &Path, command: &[PathBuf], described: &Path) -> Call {
+    let (program, args) = command.split_first().expect("every client has a program");
+    let args = args.iter().map(PathBuf::as_path).chain([described]);
+    Call::new(&program.to_string_lossy(), root, args)
+}
+
+fn print_figures(figures: &[Value]) {
+    println!("\n8 processes, 200 calls each, while the app's token is ended again and again:");
+    let heads = ["failed", "fetches", "token ended"];
+    println!(
+        "{:<15} {:<28} {:<8} {:>13} {:>9} {:>12}",
+        "client", "case", "through", heads[0], heads[1], heads[2]
+    );
+    for row in figures {
+        for (label, run) in [("xinfu", &row["xinfu"]), ("nothing", &row["straight"])] {
+            let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+            let failed = format!("{} of {}", run["failed"], run["calls"]);
+            println!(
+                "{:<15} {:<28} {label:<8} {failed:>13} {:>9} {:>12}",
+                text("client"),
+                text("case"),
+                run["fetched"].to_string(),
+                run["refreshes"].to_string()
+            );
+        }
+    }
+}
+
+/// Through xinfu nothing fails.
+fn check_figures(figures: &[Value]) -> Result<()> {
+    ensure!(!figures.is_empty(), "no client has printed figures");
+    for row in figures {
+        let failed = row["xinfu"]["failed"].as_u64().context("a load counts its failures")?;
+        ensure!(failed == 0, "{failed} calls through xinfu failed: {row}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_through_xinfu_is_one() {
+        let row = |failed: u64| json!({"xinfu": {"failed": failed}, "straight": {"failed": 9}});
+        assert!(check_figures(&[row(0), row(0)]).is_ok());
+        assert!(check_figures(&[row(0), row(1)]).is_err());
+        assert!(check_figures(&[]).is_err() && check_figures(&[json!({})]).is_err());
+    }
+}
