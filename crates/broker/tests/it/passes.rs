@@ -125,6 +125,29 @@ async fn replicas_resolve_each_others_passes_at_every_moment() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pass_key_is_used_a_minute_after_its_publication() {
+    let (world, replica, entry) = World::with_app(Backend::Memory, issuer()).await;
+    let key = add_key(&replica.broker, "k").await;
+    let (store, _) = world.stores().await;
+    let prefix = || issue(&replica.broker, &entry, &key)[3..11].to_owned();
+    let mut used = vec![prefix()];
+    for _ in 0..2000 {
+        world.pass(secs(5)).await;
+        let now = prefix();
+        if used.contains(&now) {
+            continue;
+        }
+        let rows = store.pass_keys().await.unwrap();
+        let row = rows.iter().find(|row| row.id == now).unwrap();
+        let age = replica.broker.now().since(row.published_at);
+        assert!(age >= secs(60), "{age:?}");
+        used.push(now);
+    }
+    assert!(used.len() >= 4, "{used:?}");
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revoked_key_is_out_everywhere_within_two_seconds() {
     let world = World::new(Backend::Sqlite).await;
     let (one, two) = (world.replica().await, world.replica().await);

@@ -202,7 +202,7 @@ async fn a_client_that_sends_to_the_end_hears_why_it_is_refused() {
     let (world, upstream) = worlds([Act::Reply(json(OK))]).await;
     let sdk = Sdk::of(&world).await;
     sdk.take("xt_no");
-    let body = vec![7; 3_000_000];
+    let body = vec![7; 30_000_000];
     let headers = format!("connection: close\r\ncontent-length: {}\r\n", body.len());
     let mut stream = begin(&world, &sdk, "POST", &headers).await;
     stream.write_all(&body).await.unwrap();
