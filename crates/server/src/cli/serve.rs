@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
+use clock::Clock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Loaded, LogFormat, Settings, StorePlace},
-    http::{self, App, Listener},
+    http::{self, App, Listener, Serves, Tls},
     telemetry,
 };
 
@@ -44,17 +45,22 @@ async fn serve(place: &Place<'_>, loaded: &Loaded, console: &mut Console) -> Res
     let signals = stop_signals()?;
     let open = place.open_with(settings.clone()).await?;
     let listener = listen(settings).await?;
+    let intercept = listen_in_wechats_place(settings).await?;
 
     let address = listener.tcp.local_addr()?;
     let scheme = if listener.tls.is_some() { "https" } else { "http" };
     let StorePlace::Sqlite(store) = &settings.store;
     let apps = open.broker.apps().len();
     let plural = if apps == 1 { "" } else { "s" };
-    let line = format!(
+    let mut line = format!(
         "xinfu {} serves {apps} app{plural} on {scheme}://{address}, store `{}`",
         env!("CARGO_PKG_VERSION"),
         store.display()
     );
+    if let Some(intercept) = &intercept {
+        let address = intercept.tcp.local_addr()?;
+        line.push_str(&format!("\nit stands in WeChat's place on https://{address}"));
+    }
     // A server goes on when nobody reads what it prints.
     if let Err(err) = console.print(&line) {
         tracing::warn!(error = %err, "the start line was not printed");
@@ -62,7 +68,7 @@ async fn serve(place: &Place<'_>, loaded: &Loaded, console: &mut Console) -> Res
 
     let stop = CancellationToken::new();
     let app = App::new(open.broker.clone(), settings.limits.clone());
-    let served = http::serve(listener, app, stop.clone());
+    let served = http::serve([Some(listener), intercept].into_iter().flatten(), app, stop.clone());
     let work = async {
         serve_and_refresh(&open, served).await;
         finish(&open).await;
@@ -102,26 +108,40 @@ async fn finish(open: &Open) {
 }
 
 /// Binds the listener for services.
-pub(crate) async fn listen(settings: &Settings) -> Result<Listener, Failure> {
+async fn listen(settings: &Settings) -> Result<Listener, Failure> {
     let tls = settings.tls()?;
     let address = settings.api.address;
-    let tcp = TcpListener::bind(address).await.map_err(|err| cannot_listen(address, &err))?;
-    Ok(Listener { tcp, tls })
+    let tcp = TcpListener::bind(address).await;
+    let tcp = tcp.map_err(|err| cannot_listen("listen.api", address, &err))?;
+    Ok(Listener { tcp, tls, serves: Serves::Everything })
 }
 
-/// Why an address cannot be listened on, and what to do.
-pub(crate) fn cannot_listen(address: SocketAddr, err: &io::Error) -> Failure {
+/// Binds the listener in WeChat's place, where there is to be one.
+async fn listen_in_wechats_place(settings: &Settings) -> Result<Option<Listener>, Failure> {
+    let (Some(intercept), Some(authority)) = (&settings.intercept, settings.authority()?) else {
+        return Ok(None);
+    };
+    let tls = Tls::issued_by(authority, Clock::real())
+        .map_err(|err| Failure::usage(format!("`listen.intercept_ca` cannot be used: {err}")))?;
+    let address = intercept.address;
+    let tcp = TcpListener::bind(address).await;
+    let tcp = tcp.map_err(|err| cannot_listen("listen.intercept", address, &err))?;
+    Ok(Some(Listener { tcp, tls: Some(tls), serves: Serves::Compatible }))
+}
+
+/// Why the address of a key cannot be listened on, and what to do.
+pub(crate) fn cannot_listen(key: &str, address: SocketAddr, err: &io::Error) -> Failure {
     let failure = Failure::new(format!("cannot listen on `{address}`: {err}"));
-    match err.kind() {
+    failure.hint(match err.kind() {
         io::ErrorKind::AddrInUse => {
-            failure.hint("another server has this port; `listen.api` names another")
+            format!("another server has this port; `{key}` names another")
         }
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => failure.hint(
-            "ports below 1024 need a right: let `listen.api` name a higher one, or give the \
-             process `CAP_NET_BIND_SERVICE`",
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => format!(
+            "ports below 1024 need a right: let `{key}` name a higher one, or give the process \
+             `CAP_NET_BIND_SERVICE`"
         ),
-        _ => failure.hint("let `listen.api` name an address of this machine"),
-    }
+        _ => format!("let `{key}` name an address of this machine"),
+    })
 }
 
 /// Waits for SIGTERM, SIGINT or Ctrl-C; listens for them from the moment it is called.
@@ -154,7 +174,7 @@ mod tests {
     #[test]
     fn a_low_port_has_its_own_hint() {
         let hint = |address: &str, kind: io::ErrorKind| {
-            let failure = cannot_listen(address.parse().unwrap(), &kind.into());
+            let failure = cannot_listen("listen.api", address.parse().unwrap(), &kind.into());
             failure.hints.join(" ")
         };
         let denied = io::ErrorKind::PermissionDenied;

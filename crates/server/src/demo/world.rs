@@ -20,7 +20,7 @@ use wechat::AppSecret;
 
 use crate::{
     cli::{Failure, random_seed},
-    http::{self, App, Limits, Listener},
+    http::{self, App, Limits, Listener, Serves},
 };
 
 /// A follower of the first app.
@@ -134,9 +134,9 @@ impl World {
             Some(control),
             stop_sim.clone().cancelled_owned(),
         ));
-        let listener = Listener { tcp: api, tls: None };
+        let listener = Listener { tcp: api, tls: None, serves: Serves::Everything };
         let limits = Limits { grace: Duration::from_secs(2), ..Limits::default() };
-        server.spawn(http::serve(listener, App::new(broker.clone(), limits), stop.clone()));
+        server.spawn(http::serve([listener], App::new(broker.clone(), limits), stop.clone()));
         let keeper = (broker.clone(), stop.clone());
         server.spawn(async move { keeper.0.run(keeper.1).await });
 

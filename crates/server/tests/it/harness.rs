@@ -13,7 +13,8 @@ use broker::{
 };
 use clock::{Clock, Timestamp};
 use serde_json::{Value, json};
-use server::http::{self, App, Limits, Listener, ProblemType, Tls};
+use server::http::{self, App, Limits, Listener, ProblemType, Serves, Tls};
+use server::intercept::Authority;
 use sim::{AppSpec, Scope, Sim, UserSpec};
 use tempfile::TempDir;
 use tokio::{
@@ -35,7 +36,7 @@ pub(crate) const OPENID: &str = "oABCDEFGHIJKLMNOPQRSTUVWXYZ0";
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// 2026-01-01 08:00 in Beijing.
-const START: Timestamp = Timestamp::from_secs(1_767_225_600);
+pub(crate) const START: Timestamp = Timestamp::from_secs(1_767_225_600);
 
 /// How a world differs from the usual one.
 #[derive(Default)]
@@ -50,12 +51,17 @@ pub(crate) struct Setup {
     pub(crate) away: bool,
     /// The way to WeChat leads there instead of to the simulator.
     pub(crate) upstream: Option<SocketAddr>,
+    /// A second listener, in WeChat's place, on this authority.
+    pub(crate) intercept: Option<Authority>,
 }
 
 pub(crate) struct World {
     pub(crate) sim: Sim,
     pub(crate) app: App,
     pub(crate) api: SocketAddr,
+    /// The listener in WeChat's place.
+    pub(crate) intercept: Option<SocketAddr>,
+    pub(crate) clock: Clock,
     /// A key that may do everything.
     pub(crate) key: String,
     pub(crate) store: MemoryStore,
@@ -108,7 +114,7 @@ impl World {
                 None => std::sync::Arc::new(store.clone()),
             },
             wechat: wechat::Client::new(config).unwrap(),
-            clock,
+            clock: clock.clone(),
             sealer: Sealer::new([("k1".to_owned(), [7; 32])], "k1").unwrap(),
             tasks: tasks.clone(),
             stale_keys_max: broker::STALE_KEYS_MAX,
@@ -134,13 +140,22 @@ impl World {
         let api = tcp.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let serving = TaskTracker::new();
-        let listener = Listener { tcp, tls: setup.tls };
-        serving.spawn(http::serve(listener, app.clone(), shutdown.clone()));
+        let mut listeners = vec![Listener { tcp, tls: setup.tls, serves: Serves::Everything }];
+        let mut intercept = None;
+        if let Some(authority) = setup.intercept {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            intercept = Some(tcp.local_addr().unwrap());
+            let tls = Some(Tls::issued_by(authority, clock.clone()).unwrap());
+            listeners.push(Listener { tcp, tls, serves: Serves::Compatible });
+        }
+        serving.spawn(http::serve(listeners, app.clone(), shutdown.clone()));
         serving.close();
         let mut world = Self {
             sim,
             app,
             api,
+            intercept,
+            clock,
             key: String::new(),
             store,
             shutdown,

@@ -1,0 +1,343 @@
+//! The listener in WeChat's place, its local authority, and the way to WeChat beside both.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use clock::{Clock, Timestamp};
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::danger::ServerCertVerifier,
+    client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    time_provider::TimeProvider,
+};
+use server::intercept::{Authority, InterceptError, NAMES};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    harness::{APP, Answer, OPENID, START, Setup, World, pass},
+    process::{Folder, PATIENCE, SimProcess},
+};
+
+const DAY: u64 = 86_400;
+
+/// A folder with an authority as the command writes it.
+fn authority(now: Timestamp) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let made = Authority::make(now).unwrap();
+    write(&folder.path().join("ca.pem"), &made.cert_pem, 0o644);
+    write(&folder.path().join("ca.key"), &made.key_pem, 0o600);
+    folder
+}
+
+fn write(path: &Path, text: &str, mode: u32) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// What somebody could sign who has the key of this authority.
+fn signed(folder: &Path, name: &str) -> CertificateDer<'static> {
+    let ca_key = KeyPair::from_pem(&read(&folder.join("ca.key"))).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&read(&folder.join("ca.pem")), ca_key).unwrap();
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let key = KeyPair::generate().unwrap();
+    let made = params.signed_by(&key, &issuer).unwrap();
+    write(&folder.join("leaf.pem"), &made.pem(), 0o644);
+    made.into()
+}
+
+fn roots(folder: &Path) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(folder.join("ca.pem")).unwrap()).unwrap();
+    roots
+}
+
+#[test]
+fn the_authority_is_good_for_wechats_names_only() {
+    let now = Clock::real().now();
+    let folder = authority(now);
+    let folder = folder.path();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(folder)), provider);
+    let verifier = verifier.build().unwrap();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() as u64));
+    for (name, is_good) in [
+        ("api.weixin.qq.com", true),
+        ("hk.api.weixin.qq.com", true),
+        ("example.com", false),
+        ("qq.com", false),
+        ("weixin.qq.com.evil.com", false),
+        ("evilweixin.qq.com", false),
+        ("127.0.0.1", false),
+        ("::1", false),
+    ] {
+        let leaf = signed(folder, name);
+        let asked = ServerName::try_from(name).unwrap();
+        let verified = verifier.verify_server_cert(&leaf, &[], &asked, &[], now);
+        assert_eq!(verified.is_ok(), is_good, "{name}: {verified:?}");
+        let flag = if name.parse::<IpAddr>().is_ok() { "-verify_ip" } else { "-verify_hostname" };
+        let verified = Command::new("openssl")
+            .current_dir(folder)
+            .args(["verify", "-x509_strict", "-purpose", "sslserver"])
+            .args(["-CAfile", "ca.pem", flag, name, "leaf.pem"])
+            .output()
+            .unwrap();
+        let said = format!("{verified:?}");
+        assert_eq!(verified.status.success(), is_good, "{name}: {said}");
+        assert!(is_good || said.contains("subtree violation"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn another_authority_is_not_taken() {
+    let now = Clock::real().now();
+    let refused = |folder: &Path| Authority::load(folder).unwrap_err();
+    let folder = authority(now);
+    let path = folder.path();
+    assert!(Authority::load(path).unwrap().check_time(now).is_ok());
+
+    let other = authority(now);
+    write(&path.join("ca.pem"), &read(&other.path().join("ca.pem")), 0o644);
+    assert!(matches!(refused(path), InterceptError::Strangers(_)));
+    // One that could sign for anybody.
+    let key = KeyPair::from_pem(&read(&path.join("ca.key"))).unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    write(&path.join("ca.pem"), &params.self_signed(&key).unwrap().pem(), 0o644);
+    assert!(matches!(refused(path), InterceptError::Unlimited(_)));
+    write(&path.join("ca.pem"), "nothing", 0o644);
+    assert!(matches!(refused(path), InterceptError::Bad { .. }));
+    write(&path.join("ca.key"), &read(&path.join("ca.key")), 0o640);
+    assert!(matches!(refused(path), InterceptError::Open { mode: 0o640, .. }));
+    std::fs::remove_file(path.join("ca.key")).unwrap();
+    assert!(matches!(refused(path), InterceptError::Read { .. }));
+
+    let old = authority(Timestamp::from_secs(0));
+    let old = Authority::load(old.path()).unwrap();
+    assert!(matches!(old.issue(now), Err(InterceptError::Ended { .. })));
+}
+
+/// The simulated time, for TLS.
+#[derive(Debug)]
+struct SimulatedTime(Clock);
+
+impl TimeProvider for SimulatedTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(self.0.now().as_secs()).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
+
+/// A connection of somebody who trusts the authority.
+async fn connect(
+    address: SocketAddr,
+    folder: &Path,
+    clock: &Clock,
+    name: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let time = Arc::new(SimulatedTime(clock.clone()));
+    let config = ClientConfig::builder_with_details(provider, time)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots(folder))
+        .with_no_client_auth();
+    let tcp = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+}
+
+/// Asks on a connection, which stays open.
+async fn ask(stream: &mut TlsStream<TcpStream>, path: &str) -> Answer {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: api.weixin.qq.com\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut received = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert_ne!(read, 0, "the connection ended");
+        received.extend_from_slice(&buffer[..read]);
+        let Some(answer) = Answer::parse(&received) else { continue };
+        let length: usize = answer.header("content-length").unwrap().parse().unwrap();
+        if answer.body.len() >= length {
+            return answer;
+        }
+    }
+}
+
+fn token_path(key: &str) -> String {
+    format!("/cgi-bin/token?grant_type=client_credential&appid={APP}&secret={key}")
+}
+
+async fn world(folder: &Path) -> World {
+    // Connections that say nothing for weeks are not what is tested here.
+    let limits = server::http::Limits {
+        header_read_timeout: Duration::from_secs(90 * DAY),
+        ..Default::default()
+    };
+    let intercept = Some(Authority::load(folder).unwrap());
+    World::with(Setup { limits, intercept, ..Setup::default() }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_sdk_that_is_led_here_calls_wechat_with_its_client_key() {
+    let folder = authority(START);
+    let world = world(folder.path()).await;
+    let address = world.intercept.unwrap();
+    for name in NAMES {
+        let mut stream = connect(address, folder.path(), &world.clock, name).await.unwrap();
+        let token = ask(&mut stream, &token_path(&world.key)).await.json();
+        let token = token["access_token"].as_str().unwrap().to_owned();
+        assert!(token.starts_with("xt_"), "{token}");
+        let info = format!("/cgi-bin/user/info?access_token={token}&openid={OPENID}");
+        assert_eq!(ask(&mut stream, &info).await.json()["openid"], OPENID);
+    }
+    // Nothing else is there, whoever asks.
+    let mut stream = connect(address, folder.path(), &world.clock, NAMES[0]).await.unwrap();
+    for path in ["/healthz", "/readyz", "/v1/openapi.json", &format!("/v1/apps/{APP}/token")] {
+        let answer = ask(&mut stream, path).await;
+        let body = answer.json();
+        assert!(body["errcode"].as_i64().is_some_and(|code| code != 0), "{path}: {answer:?}");
+        assert!(body.get("type").is_none(), "{path}: {answer:?}");
+    }
+    // The API has stayed where it was.
+    assert_eq!(world.get("/healthz").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_names_are_refused() {
+    let folder = authority(START);
+    let world = world(folder.path()).await;
+    let address = world.intercept.unwrap();
+    for name in ["example.com", "api.mch.weixin.qq.com", "open.weixin.qq.com", "127.0.0.1"] {
+        let refused = connect(address, folder.path(), &world.clock, name).await.unwrap_err();
+        // By the server: it shows no certificate that could be refused.
+        assert!(refused.to_string().contains("received fatal alert"), "{name}: {refused}");
+    }
+    assert!(connect(address, folder.path(), &world.clock, "API.weixin.qq.com").await.is_ok());
+}
+
+fn shown(stream: &TlsStream<TcpStream>) -> Vec<u8> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_are_renewed_and_connections_go_on() {
+    let folder = authority(START);
+    let world = world(folder.path()).await;
+    let connect = || connect(world.intercept.unwrap(), folder.path(), &world.clock, NAMES[0]);
+    let mut open = connect().await.unwrap();
+    let first = shown(&open);
+    pass(14 * DAY).await;
+    assert_eq!(shown(&connect().await.unwrap()), first);
+    pass(2 * DAY).await;
+    let second = shown(&connect().await.unwrap());
+    assert_ne!(second, first);
+    let answer = ask(&mut open, &token_path(&world.key)).await;
+    assert!(answer.json()["access_token"].is_string(), "{answer:?}");
+    // Past the end of the first and of the second.
+    for _ in 0..4 {
+        pass(15 * DAY).await;
+        assert_ne!(shown(&connect().await.unwrap()), second);
+    }
+    assert_eq!(ask(&mut open, &token_path(&world.key)).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_listeners_end_in_good_order() {
+    let folder = authority(START);
+    let world = world(folder.path()).await;
+    let address = world.intercept.unwrap();
+    let mut idle = connect(address, folder.path(), &world.clock, NAMES[0]).await.unwrap();
+    ask(&mut idle, &token_path(&world.key)).await;
+    world.shutdown.cancel();
+    world.served().await;
+    // The connection ends, and nobody listens any more.
+    assert!(matches!(idle.read(&mut [0; 16]).await, Ok(0) | Err(_)));
+    assert!(TcpStream::connect(address).await.is_err());
+    assert!(TcpStream::connect(world.api).await.is_err());
+}
+
+#[tokio::test]
+async fn init_writes_an_authority_once() {
+    let folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    let printed = folder.xinfu(&["intercept", "init", "--address", "10.1.2.3"]).await.ok();
+    let path = |name: &str| folder.path(&format!("intercept/{name}"));
+    let mode = |path: &Path| {
+        let mode = std::fs::metadata(path).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777
+    };
+    assert_eq!(mode(&folder.path("intercept")), 0o700);
+    assert_eq!(mode(&path("ca.key")), 0o600);
+    let (cert, key) = (read(&path("ca.pem")), read(&path("ca.key")));
+    assert!(read(&path("bundle.pem")).ends_with(&cert));
+    let hosts = read(&path("hosts.txt"));
+    assert_eq!(hosts.lines().count(), NAMES.len());
+    for name in NAMES {
+        assert!(hosts.contains(&format!("10.1.2.3 {name}\n")), "{hosts}");
+    }
+    let environment = read(&path("environment.txt"));
+    for words in [
+        "REQUESTS_CA_BUNDLE=",
+        "SSL_CERT_FILE=",
+        "NODE_EXTRA_CA_CERTS=",
+        "keytool ",
+        "curl.cainfo",
+        "openssl.cafile",
+        "CURL_CA_BUNDLE=",
+    ] {
+        assert!(environment.contains(words), "{environment}");
+    }
+    assert!(printed.out.contains(&hosts) && printed.out.contains(&environment), "{}", printed.out);
+    assert!(!format!("{}{}", printed.out, printed.err).contains("PRIVATE KEY"));
+
+    let again = folder.xinfu(&["intercept", "init"]).await.failed(1);
+    assert!(again.err.contains("is there already; nothing was written"), "{}", again.err);
+    assert_eq!((read(&path("ca.pem")), read(&path("ca.key"))), (cert, key));
+    // Half an authority counts too.
+    std::fs::remove_file(path("ca.pem")).unwrap();
+    folder.xinfu(&["intercept", "init"]).await.failed(1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_authority_is_told() {
+    let mut folder = Folder::new();
+    folder.xinfu(&["init"]).await.ok();
+    folder.set("XINFU_LISTEN_API", "127.0.0.1:0");
+    folder.set("XINFU_LISTEN_INTERCEPT", "127.0.0.1:0");
+    folder.set("XINFU_UPSTREAM_DNS_SERVERS", "127.0.0.1:1");
+    folder.set("XINFU_UPSTREAM_CALL_TIMEOUT", "3s");
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert!(printed.err.contains("`listen.intercept_ca` cannot be used"), "{}", printed.err);
+    assert!(printed.err.contains("xinfu intercept init --dir"), "{}", printed.err);
+    folder.xinfu(&["intercept", "init"]).await.ok();
+    folder.xinfu(&["check-config"]).await.ok();
+    let printed = folder.xinfu(&["doctor"]).await;
+    assert!(printed.out.contains("intercept: the authority is good until 20"), "{}", printed.out);
+
+    write(&folder.path("intercept/ca.key"), &read(&folder.path("intercept/ca.key")), 0o644);
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert!(printed.err.contains("chmod 600"), "{}", printed.err);
+    let printed = folder.xinfu(&["doctor"]).await.failed(1);
+    assert!(printed.out.contains("intercept: `listen.intercept_ca`"), "{}", printed.out);
+    folder.set("XINFU_UPSTREAM_RESOLVER", "system");
+    let printed = folder.xinfu(&["check-config"]).await.failed(2);
+    assert!(printed.err.contains("`XINFU_UPSTREAM_RESOLVER` is `system` while"), "{}", printed.err);
+}
