@@ -127,8 +127,7 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = name("xinfu intercept CA (weixin.qq.com only)");
-        params.not_before = date(now - BACKDATED);
-        params.not_after = date(now + AUTHORITY_LIFE);
+        set_validity(&mut params, now - BACKDATED, now + AUTHORITY_LIFE);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.name_constraints = Some(NameConstraints {
@@ -190,8 +189,7 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::new(NAMES.map(str::to_owned))?;
         params.distinguished_name = name(NAMES[0]);
-        params.not_before = date(now - BACKDATED);
-        params.not_after = date(until);
+        set_validity(&mut params, now - BACKDATED, until);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
@@ -234,6 +232,13 @@ fn is_limited(cert: &X509Certificate<'_>) -> bool {
     };
     // An address and its mask: 4 and 4 bytes, 16 and 16 bytes.
     is_last && names.critical && is_ours && excludes(8) && excludes(32)
+}
+
+/// Sets the time that a certificate is good for.
+fn set_validity(params: &mut CertificateParams, from: Timestamp, until: Timestamp) {
+    let since_epoch = |at: Timestamp| at.since(Timestamp::from_secs(0));
+    params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(from);
+    params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(until);
 }
 
 fn name(common: &str) -> DistinguishedName {

@@ -169,7 +169,7 @@ fn resolver(servers: &[SocketAddr], limit: Duration) -> Result<TokioResolver, Ne
     let (config, mut options) = if servers.is_empty() {
         read_system_conf()?
     } else {
-        let servers = servers.iter().map(|server| name_server(*server)).collect();
+        let servers = servers.iter().map(|server| server_at(*server)).collect();
         (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
     };
     options.use_hosts_file = ResolveHosts::Never;
@@ -182,7 +182,7 @@ fn resolver(servers: &[SocketAddr], limit: Duration) -> Result<TokioResolver, Ne
         .build()
 }
 
-fn name_server(server: SocketAddr) -> NameServerConfig {
+fn server_at(server: SocketAddr) -> NameServerConfig {
     let mut config = NameServerConfig::udp_and_tcp(server.ip());
     for connection in &mut config.connections {
         let ConnectionConfig { port, .. } = connection;
@@ -199,7 +199,61 @@ fn is_here(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{net::UdpSocket, task::JoinSet};
+
     use super::*;
+
+    /// A name server that knows one IPv4 address for every name, and counts the questions.
+    async fn name_server(address: [u8; 4]) -> (SocketAddr, Arc<Mutex<Vec<u8>>>, JoinSet<()>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        let kinds = Arc::new(Mutex::new(Vec::new()));
+        let asked = Arc::clone(&kinds);
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let question = &buffer[12..length];
+                let name = question.iter().position(|byte| *byte == 0).unwrap();
+                let question = &question[..name + 5];
+                let kind = question[name + 2];
+                asked.lock().unwrap().push(kind);
+                let answers = u8::from(kind == 1);
+                let mut answer = buffer[..2].to_vec();
+                answer.extend([0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0]);
+                answer.extend(question);
+                if answers == 1 {
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4]);
+                    answer.extend(address);
+                }
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        (at, kinds, serving)
+    }
+
+    #[tokio::test]
+    async fn name_servers_are_asked_once_for_as_long_as_they_say() {
+        let (server, asked, _serving) = name_server([192, 0, 2, 7]).await;
+        let dns = Dns::new(&[server], Duration::from_secs(30)).unwrap();
+        for _ in 0..3 {
+            let found = dns.addresses("api.weixin.qq.com").await.unwrap();
+            assert_eq!(found, ["192.0.2.7:0".parse().unwrap()]);
+        }
+        let kinds = |kind: u8| asked.lock().unwrap().iter().filter(|asked| **asked == kind).count();
+        assert_eq!(kinds(1), 1);
+        dns.addresses("api2.weixin.qq.com").await.unwrap();
+        assert_eq!(kinds(1), 2);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_this_machine_is_an_error() {
+        let (server, _, _serving) = name_server([127, 0, 0, 1]).await;
+        let dns = Dns::new(&[server], Duration::from_secs(30)).unwrap();
+        let error = dns.addresses("api.weixin.qq.com").await.unwrap_err().to_string();
+        assert!(error.contains("`api.weixin.qq.com` is at 127.0.0.1"), "{error}");
+        assert!(error.contains("upstream.dns_servers"), "{error}");
+    }
 
     #[test]
     fn this_machine_is_known_in_every_notation() {

@@ -1,10 +1,13 @@
 //! The listener in WeChat's place, its local authority, and the way to WeChat beside both.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,8 +15,7 @@ use clock::{Clock, Timestamp};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore,
-    client::danger::ServerCertVerifier,
-    client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor},
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     time_provider::TimeProvider,
 };
@@ -21,7 +23,8 @@ use server::intercept::{Authority, InterceptError, NAMES};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::JoinSet,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -340,4 +343,106 @@ async fn what_is_wrong_with_the_authority_is_told() {
     folder.set("XINFU_UPSTREAM_RESOLVER", "system");
     let printed = folder.xinfu(&["check-config"]).await.failed(2);
     assert!(printed.err.contains("`XINFU_UPSTREAM_RESOLVER` is `system` while"), "{}", printed.err);
+}
+
+/// A name server that says of every name that it is at one address, and counts the questions.
+async fn name_server(address: [u8; 4]) -> (SocketAddr, Arc<AtomicUsize>, JoinSet<()>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let at = socket.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&count);
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            asked.fetch_add(1, Ordering::SeqCst);
+            let question = &buffer[12..length];
+            let name = question.iter().position(|byte| *byte == 0).unwrap();
+            let question = &question[..name + 5];
+            let answers = u8::from(question[name + 2] == 1);
+            let mut answer = buffer[..2].to_vec();
+            answer.extend([0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0]);
+            answer.extend(question);
+            if answers == 1 {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4]);
+                answer.extend(address);
+            }
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    });
+    (at, count, serving)
+}
+
+/// Fetches a token where the hosts file leads WeChat's name to this machine.
+async fn refresh_where_hosts_lie(folder: &Folder) -> String {
+    let hosts = folder.write("hosts", "127.0.0.1 localhost api.weixin.qq.com\n");
+    let lie = format!("mount --bind '{}' /etc/hosts && exec \"$@\"", hosts.display());
+    let id = Command::new("id").arg("-u").output().unwrap();
+    let space: &[&str] =
+        if id.stdout == b"0\n" { &["--mount"] } else { &["--map-root-user", "--mount"] };
+    let mut command = tokio::process::Command::new("unshare");
+    command.args(space).args(["sh", "-c", &lie, "sh", env!("CARGO_BIN_EXE_xinfu")]);
+    command.args(["token", "refresh", "wx1"]).kill_on_drop(true);
+    folder.at_home(&mut command);
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn a_hosts_file_that_lies_is_not_asked() {
+    let trap = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = trap.local_addr().unwrap().port();
+    let trapped = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&trapped);
+    let mut trapping = JoinSet::new();
+    trapping.spawn(async move {
+        while let Ok((stream, _)) = trap.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    let folder = || async {
+        let wechat = format!("http://api.weixin.qq.com:{port}");
+        let mut folder = Folder::ready_for(&wechat).await;
+        folder.add_app("wx1", "0123456789abcdef0123456789abcdef", &[]).await.ok();
+        folder.set("XINFU_UPSTREAM_CONNECT_TIMEOUT", "1s");
+        folder.set("XINFU_UPSTREAM_CALL_TIMEOUT", "2s");
+        folder
+    };
+    // The system believes it.
+    refresh_where_hosts_lie(&folder().await).await;
+    assert!(trapped.swap(0, Ordering::SeqCst) > 0);
+
+    for (address, is_here) in [([192, 0, 2, 1], false), ([127, 0, 0, 1], true)] {
+        let (server, asked, _serving) = name_server(address).await;
+        let mut folder = folder().await;
+        folder.xinfu(&["intercept", "init"]).await.ok();
+        folder.set("XINFU_LISTEN_INTERCEPT", "127.0.0.1:0");
+        folder.set("XINFU_UPSTREAM_DNS_SERVERS", &server.to_string());
+        let said = refresh_where_hosts_lie(&folder).await;
+        assert!(asked.load(Ordering::SeqCst) > 0, "{said}");
+        assert_eq!(said.contains("which is this machine"), is_here, "{said}");
+        assert_eq!(trapped.load(Ordering::SeqCst), 0, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_says_where_it_stands_in_wechats_place() {
+    let sim = SimProcess::start(&[("wx1", "0123456789abcdef0123456789abcdef")]).await;
+    let mut folder = Folder::ready(&sim).await;
+    folder.xinfu(&["intercept", "init"]).await.ok();
+    folder.set("XINFU_LISTEN_INTERCEPT", "127.0.0.1:0");
+    folder.set("XINFU_UPSTREAM_DNS_SERVERS", "127.0.0.1:1");
+    folder.add_app("wx1", "0123456789abcdef0123456789abcdef", &[]).await.ok();
+    let key = folder.add_key(&["sdk", "--everything"]).await;
+    let mut server = folder.serve().await;
+    let line = server.process.first_line("in WeChat's place").await;
+    let address = line.rsplit_once("https://").unwrap().1.parse().unwrap();
+    let path = folder.path("intercept");
+    let mut stream = connect(address, &path, &Clock::real(), NAMES[0]).await.unwrap();
+    let token = format!("/cgi-bin/token?grant_type=client_credential&appid=wx1&secret={key}");
+    let answer = ask(&mut stream, &token).await.json();
+    assert!(answer["access_token"].as_str().unwrap().starts_with("xt_"), "{answer}");
+    assert_eq!(server.process.terminate().await, Some(0));
 }
