@@ -33,11 +33,13 @@ const LAYERS: [Layer; 6] = [
 const OPTIONAL: [(&str, &str); 1] = [("server", "sim")];
 
 /// External crates with the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 9] = [
     ("axum", &["server", "sim"]),
     ("clap", &["server"]),
     ("qrcode", &["sim"]),
     ("rusqlite", &["broker"]),
+    ("hickory-resolver", &["wechat"]),
+    ("x509-parser", &["server"]),
     ("hyper", &["wechat", "server", "sim"]),
     ("hyper-util", &["wechat", "server", "sim"]),
     ("hyper-rustls", &["wechat", "server", "sim"]),
