@@ -13,6 +13,7 @@ mod doctor;
 mod failure;
 mod grant;
 mod init;
+mod intercept;
 mod key;
 mod open;
 mod reference;
@@ -65,6 +66,9 @@ pub(crate) enum Command {
     Sim(sim::Arguments),
     /// Write a commented configuration and a master key
     Init(init::Arguments),
+    /// Lead SDKs here that know only WeChat's own address
+    #[command(subcommand)]
+    Intercept(intercept::Command),
     /// Register, change and list WeChat apps
     #[command(subcommand)]
     App(app::Command),
@@ -132,6 +136,7 @@ async fn dispatch(
         Command::Sim(arguments) => sim::run(arguments, environment, console).await?,
         Command::Serve => serve::run(&place, console).await?,
         Command::Init(arguments) => init::run(&arguments, &place, console)?,
+        Command::Intercept(command) => intercept::run(&command, &place, console)?,
         Command::App(command) => app::run(command, &place, console).await?,
         Command::Key(command) => key::run(command, &place, console).await?,
         Command::Token(command) => return token::run(command, &place, console).await,

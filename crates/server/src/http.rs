@@ -40,7 +40,7 @@ use broker::Broker;
 use tokio_util::sync::CancellationToken;
 
 pub use compatible::{COMPATIBLE, Compatible, CompatibleRoute};
-pub use listen::{Listener, serve};
+pub use listen::{Listener, Serves, serve};
 pub use metrics::metrics_markdown;
 pub use openapi::openapi;
 pub use policy::{Access, Operation, ROUTES, Route};

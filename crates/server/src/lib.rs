@@ -7,4 +7,5 @@ pub mod config;
 #[cfg(feature = "sim")]
 pub mod demo;
 pub mod http;
+pub mod intercept;
 pub mod telemetry;

@@ -149,22 +149,30 @@ pub(crate) fn answer(
     }
 }
 
-/// The part of a file that a `Range` asks for: where it begins and its bytes. `None`: there is no
-/// such part. A range of another form, or several, ask for the whole.
-pub(crate) fn part(bytes: &Bytes, range: Option<&str>) -> Option<(usize, Bytes)> {
-    let whole = || Some((0, bytes.clone()));
+/// A part of a file.
+pub(crate) struct Part {
+    /// Where it begins.
+    pub(crate) first: usize,
+    pub(crate) bytes: Bytes,
+    /// No part was asked for.
+    pub(crate) whole: bool,
+}
+
+/// The part of a file that a `Range` asks for. `None`: there is no such part. A range of another
+/// form, or several, ask for the whole.
+pub(crate) fn part(bytes: &Bytes, range: Option<&str>) -> Option<Part> {
+    let whole = || Some(Part { first: 0, bytes: bytes.clone(), whole: true });
     let Some(range) = range.and_then(|range| range.strip_prefix("bytes=")) else { return whole() };
     let Some((first, last)) = range.split_once('-') else { return whole() };
     let length = bytes.len();
+    let end = length.saturating_sub(1);
     let (first, last) = match (first.parse::<usize>(), last.parse::<usize>()) {
-        (Ok(first), Ok(last)) if first <= last => (first, last.min(length.saturating_sub(1))),
-        (Ok(first), Err(_)) if last.is_empty() => (first, length.saturating_sub(1)),
-        (Err(_), Ok(count)) if first.is_empty() && count > 0 => {
-            (length.saturating_sub(count), length.saturating_sub(1))
-        }
+        (Ok(first), Ok(last)) if first <= last => (first, last.min(end)),
+        (Ok(first), Err(_)) if last.is_empty() => (first, end),
+        (Err(_), Ok(count)) if first.is_empty() && count > 0 => (length.saturating_sub(count), end),
         _ => return whole(),
     };
-    (first < length).then(|| (first, bytes.slice(first..=last)))
+    (first < length).then(|| Part { first, bytes: bytes.slice(first..=last), whole: false })
 }
 
 /// The file that a multipart body holds, in the field that WeChat wants it in.
@@ -192,7 +200,7 @@ mod tests {
     #[test]
     fn parts_of_a_file() {
         let bytes = Bytes::from_static(b"0123456789");
-        let of = |range| part(&bytes, Some(range)).map(|(at, bytes)| (at, bytes.to_vec()));
+        let of = |range| part(&bytes, Some(range)).map(|part| (part.first, part.bytes.to_vec()));
         assert_eq!(of("bytes=2-4"), Some((2, b"234".to_vec())));
         assert_eq!(of("bytes=8-99"), Some((8, b"89".to_vec())));
         assert_eq!(of("bytes=7-"), Some((7, b"789".to_vec())));

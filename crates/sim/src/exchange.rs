@@ -12,7 +12,7 @@ use crate::{
     answer::{CGI_BIN_TYPE, Failure, SNS_TYPE, Suffix, http_date},
     api::{Answered, Endpoint},
     calls::CallEntry,
-    content::{File, part},
+    content::{File, Part, part},
     faults::{BadNumber, Dirt, FaultKind},
     oauth::{End, Revocation, Subject},
     rng::short_hash,
@@ -115,16 +115,27 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    fn empty(path: &str, date: String) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type: if is_sns(path) { SNS_TYPE } else { CGI_BIN_TYPE }.to_owned(),
+            date,
+            body: Bytes::new(),
+            headers: Vec::new(),
+            truncated: false,
+        }
+    }
+
     /// Answers a file, or the part of it that is asked for.
     fn send(&mut self, file: &File, range: Option<&str>) {
         let length = file.bytes.len();
         self.headers.push((header::ACCEPT_RANGES, "bytes".to_owned()));
-        let Some((first, bytes)) = part(&file.bytes, range) else {
+        let Some(Part { first, bytes, whole }) = part(&file.bytes, range) else {
             self.status = StatusCode::RANGE_NOT_SATISFIABLE;
             self.headers.push((header::CONTENT_RANGE, format!("bytes */{length}")));
             return;
         };
-        if bytes.len() < length {
+        if !whole {
             self.status = StatusCode::PARTIAL_CONTENT;
             let last = first + bytes.len() - 1;
             self.headers.push((header::CONTENT_RANGE, format!("bytes {first}-{last}/{length}")));
@@ -228,10 +239,12 @@ impl State {
             force: call.json.as_ref().is_some_and(|json| json["force_refresh"] == true),
             faults: arrival.faults.iter().map(FaultKind::name).collect(),
         });
-        let mut reply = arrival.reply(body, http_date(shown));
-        if let Some(file) = file.filter(|_| reply.status == StatusCode::OK) {
-            reply.send(&file, call.range.as_deref());
+        let mut reply = Reply::empty(&arrival.path, http_date(shown));
+        match file {
+            Some(file) => reply.send(&file, call.range.as_deref()),
+            None => arrival.write(&mut reply, body),
         }
+        arrival.damage(&mut reply);
         Decided { seq, delay, reply }
     }
 
@@ -307,37 +320,34 @@ impl Arrival {
         skews.fold(0, i64::saturating_add)
     }
 
-    /// Renders a body, with all damage done.
-    fn reply(&self, mut body: Value, date: String) -> Reply {
-        let mut reply = Reply {
-            status: StatusCode::OK,
-            content_type: if is_sns(&self.path) { SNS_TYPE } else { CGI_BIN_TYPE }.to_owned(),
-            date,
-            body: Bytes::new(),
-            headers: Vec::new(),
-            truncated: false,
-        };
+    /// Writes a body.
+    fn write(&self, reply: &mut Reply, mut body: Value) {
         if let Some(bad) = self.find(bad_number) {
             spoil_expires_in(&mut body, bad);
         }
-        let mut bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        if !body.is_null() {
+            reply.body = body.to_string().into();
+        }
+    }
+
+    /// Does all damage to an answer.
+    fn damage(&self, reply: &mut Reply) {
         for fault in &self.faults {
             match fault {
                 FaultKind::BadGateway { .. } => {
                     reply.status = StatusCode::BAD_GATEWAY;
                     reply.content_type = "text/html".to_owned();
-                    bytes = BAD_GATEWAY_PAGE.as_bytes().to_vec();
+                    reply.headers.clear();
+                    reply.body = Bytes::from_static(BAD_GATEWAY_PAGE.as_bytes());
                 }
-                FaultKind::DirtyStrings { r#as } => bytes = dirty(&bytes, *r#as),
+                FaultKind::DirtyStrings { r#as } => reply.body = dirty(&reply.body, *r#as).into(),
                 FaultKind::ContentType { value } => reply.content_type.clone_from(value),
-                FaultKind::EmptyBody {} => bytes.clear(),
+                FaultKind::EmptyBody {} => reply.body = Bytes::new(),
                 FaultKind::TruncatedBody {} => reply.truncated = true,
                 _ => {}
             }
         }
-        reply.truncated &= bytes.len() > 1;
-        reply.body = bytes.into();
-        reply
+        reply.truncated &= reply.body.len() > 1;
     }
 }
 

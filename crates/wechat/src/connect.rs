@@ -22,7 +22,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
-use crate::{forward::Lane, pool::Pool};
+use crate::{Resolver, forward::Lane, pool::Pool, resolve::Lookup};
 
 /// How to reach WeChat.
 #[derive(Clone)]
@@ -36,6 +36,9 @@ pub struct Config {
     pub ca_pem: Option<Vec<u8>>,
     /// An HTTP proxy to go through by CONNECT, as `http://[user:password@]host:port`.
     pub proxy: Option<Uri>,
+    /// Who tells the hosts' addresses. Through a proxy nobody is asked: the proxy resolves names,
+    /// and its own name is the system's business.
+    pub resolver: Resolver,
     /// How long it may take to connect: name, TCP, proxy and TLS together.
     pub connect_timeout: Duration,
     /// How long a call may take: all hosts together, up to the last byte of the answer.
@@ -52,6 +55,7 @@ impl Default for Config {
             pages: Uri::from_static("https://open.weixin.qq.com"),
             ca_pem: None,
             proxy: None,
+            resolver: Resolver::System,
             connect_timeout: Duration::from_secs(3),
             call_timeout: Duration::from_secs(8),
         }
@@ -66,6 +70,7 @@ impl fmt::Debug for Config {
             .field("ca_pem", &self.ca_pem.as_ref().map(Vec::len))
             // The proxy's password stays out.
             .field("proxy", &self.proxy.as_ref().and_then(Uri::host))
+            .field("resolver", &self.resolver)
             .field("connect_timeout", &self.connect_timeout)
             .field("call_timeout", &self.call_timeout)
             .finish()
@@ -90,6 +95,9 @@ pub enum ConfigError {
     /// The proxy's address has another scheme than `http`, or no host.
     #[error("the proxy must be `http://[user:password@]host:port`")]
     Proxy,
+    /// The system's list of name servers cannot be read, or has none.
+    #[error("the system's name servers cannot be told: {0}")]
+    Resolver(String),
     /// A time-out is zero.
     #[error("a time-out must be longer than zero")]
     Timeout,
@@ -122,7 +130,13 @@ impl Config {
 
     /// A connector that puts TLS and the proxy on top of TCP.
     pub(crate) fn tcp_connector(&self) -> Result<Connector, ConfigError> {
-        let mut tcp = HttpConnector::new();
+        let resolver = match &self.proxy {
+            Some(_) => &Resolver::System,
+            None => &self.resolver,
+        };
+        let lookup = Lookup::of(resolver, self.connect_timeout)
+            .map_err(|error| ConfigError::Resolver(error.to_string()))?;
+        let mut tcp = HttpConnector::new_with_resolver(lookup);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(30)));

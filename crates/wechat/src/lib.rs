@@ -7,7 +7,8 @@
 //!
 //! The modules, in reading order:
 //! - `types`: names and secrets;
-//! - `client`: [`Client`], one method an endpoint; `connect` underneath it, down to the socket;
+//! - `client`: [`Client`], one method an endpoint; `connect` underneath it, down to the socket, with
+//!   `resolve` for names;
 //! - `forward`: any other call, carried as a stream; `pool` keeps its connections, `scan` finds the
 //!   errcode of its answer;
 //! - `answer`: what each endpoint answers;
@@ -30,6 +31,7 @@ mod lenient;
 mod mini;
 mod oauth;
 mod pool;
+mod resolve;
 mod scan;
 mod sign;
 
@@ -49,6 +51,7 @@ pub use mini::{Undecryptable, decrypt, is_signed};
 pub use oauth::{
     AuthorizePage, InvalidRedirect, InvalidState, LoginState, RedirectUri, Scope, UnknownScope,
 };
+pub use resolve::Resolver;
 pub use scan::{ErrcodeScan, Scanned};
 pub use sign::{card_signature, jssdk_signature, sorted_sha1};
 pub use types::{

@@ -33,7 +33,7 @@ const LAYERS: [Layer; 6] = [
 const OPTIONAL: [(&str, &str); 1] = [("server", "sim")];
 
 /// External crates with the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 10] = [
+const OWNERS: [(&str, &[&str]); 12] = [
     ("axum", &["server", "sim"]),
     ("clap", &["server"]),
     ("governor", &["broker"]),
@@ -41,6 +41,8 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("prometheus-client", &["server"]),
     ("qrcode", &["sim"]),
     ("rusqlite", &["broker"]),
+    ("hickory-resolver", &["wechat"]),
+    ("x509-parser", &["server"]),
     ("hyper", &["wechat", "server", "sim"]),
     ("hyper-util", &["wechat", "server", "sim"]),
     ("hyper-rustls", &["wechat", "server", "sim"]),

@@ -20,6 +20,7 @@ pub(crate) fn run(place: &Place<'_>, console: &mut Console) -> Result<(), Failur
     let Loaded { settings, typed, .. } = &loaded;
     settings.sealer()?;
     settings.tls()?;
+    settings.authority()?;
 
     let table = Table::try_from(&typed.raw).map_err(|err| Failure::new(err.to_string()))?;
     for key in RawConfig::keys() {

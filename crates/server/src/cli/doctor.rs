@@ -80,6 +80,9 @@ pub(crate) async fn run(place: &Place<'_>, console: &mut Console) -> Result<Exit
     if let Some(finding) = look_at_tls(&settings) {
         report.tell(finding)?;
     }
+    if let Some(finding) = look_at_authority(&settings, Clock::real().now()) {
+        report.tell(finding)?;
+    }
     for (what, remedy) in settings.in_the_clear() {
         report.tell(Finding::Note(what, Some(remedy.to_owned())))?;
     }
@@ -171,7 +174,7 @@ async fn look_at_listener(settings: &Settings) -> Finding {
             }
         }
         Err(err) => {
-            let failure = cannot_listen("api", address, &err);
+            let failure = cannot_listen("listen.api", address, &err);
             let hint = failure.hints.into_iter().next();
             Finding::Bad(format!("listener: {}", failure.message), hint)
         }
@@ -186,6 +189,26 @@ fn look_at_tls(settings: &Settings) -> Option<Finding> {
             Finding::Good(format!("listener: the certificate `{cert}` and its key fit"))
         }
         Err(err) => Finding::Bad(format!("listener: {err}"), err.hint),
+    })
+}
+
+/// The authority of the listener in WeChat's place: services need a new one in time.
+fn look_at_authority(settings: &Settings, now: Timestamp) -> Option<Finding> {
+    /// As long as it takes to give a new one to every service.
+    const NOTICE: Duration = Duration::from_secs(90 * 86_400);
+    Some(match settings.authority() {
+        Ok(authority) => {
+            let until = authority?.until();
+            let text = format!("intercept: the authority is good until {}", status::date(until));
+            if until.since(now) > NOTICE {
+                Finding::Good(text)
+            } else {
+                let hint = "`xinfu intercept init --dir` with another folder makes a new one; let \
+                            services trust both, then let `listen.intercept_ca` name it";
+                Finding::Note(text, Some(hint.to_owned()))
+            }
+        }
+        Err(err) => Finding::Bad(format!("intercept: {}", err.message), err.hint),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
+use clock::Clock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
@@ -11,8 +12,8 @@ use super::{
     open::{Open, Place},
 };
 use crate::{
-    config::{self, Loaded, LogFormat, StorePlace},
-    http::{self, App, Listener, Service},
+    config::{Loaded, LogFormat, Settings, StorePlace},
+    http::{self, App, Listener, Serves, Tls},
     telemetry,
 };
 
@@ -43,22 +44,24 @@ async fn serve(place: &Place<'_>, loaded: &Loaded, console: &mut Console) -> Res
     // Before the first line is printed, so that whoever waits for it can stop us in good order.
     let signals = stop_signals()?;
     let open = place.open_with(settings.clone()).await?;
-    let listener = listen(&settings.api, "api").await?;
-    let admin = match &settings.admin {
-        Some(admin) => Some(listen(admin, "admin").await?),
-        None => None,
-    };
+    let listener = listen(settings).await?;
+    let intercept = listen_in_wechats_place(settings).await?;
+    let admin = listen_for_operators(settings).await?;
 
     let address = listener.tcp.local_addr()?;
     let scheme = if listener.tls.is_some() { "https" } else { "http" };
     let StorePlace::Sqlite(store) = &settings.store;
     let apps = open.broker.apps().len();
     let plural = if apps == 1 { "" } else { "s" };
-    let line = format!(
+    let mut line = format!(
         "xinfu {} serves {apps} app{plural} on {scheme}://{address}, store `{}`",
         env!("CARGO_PKG_VERSION"),
         store.display()
     );
+    if let Some(intercept) = &intercept {
+        let address = intercept.tcp.local_addr()?;
+        line.push_str(&format!("\nit stands in WeChat's place on https://{address}"));
+    }
     // A server goes on when nobody reads what it prints.
     if let Err(err) = console.print(&line) {
         tracing::warn!(error = %err, "the start line was not printed");
@@ -66,14 +69,8 @@ async fn serve(place: &Place<'_>, loaded: &Loaded, console: &mut Console) -> Res
 
     let stop = CancellationToken::new();
     let app = App::new(open.broker.clone(), settings.limits.clone());
-    let served = async {
-        let admin = async {
-            if let Some(admin) = admin {
-                http::serve(admin, Service::admin(app.clone()), stop.clone()).await;
-            }
-        };
-        tokio::join!(http::serve(listener, Service::new(app.clone()), stop.clone()), admin);
-    };
+    let served =
+        http::serve([Some(listener), intercept, admin].into_iter().flatten(), app, stop.clone());
     let work = async {
         serve_and_refresh(&open, served).await;
         finish(&open).await;
@@ -112,28 +109,50 @@ async fn finish(open: &Open) {
     }
 }
 
-/// Binds a listener, by its settings and its key in `listen`.
-async fn listen(settings: &config::Listener, name: &str) -> Result<Listener, Failure> {
-    let tls = settings.tls(name)?;
-    let address = settings.address;
+/// Binds the listener for services.
+async fn listen(settings: &Settings) -> Result<Listener, Failure> {
+    let tls = settings.tls()?;
+    let address = settings.api.address;
     let tcp = TcpListener::bind(address).await;
-    let tcp = tcp.map_err(|err| cannot_listen(name, address, &err))?;
-    Ok(Listener { tcp, tls })
+    let tcp = tcp.map_err(|err| cannot_listen("listen.api", address, &err))?;
+    Ok(Listener { tcp, tls, serves: Serves::Everything })
 }
 
-/// Why an address cannot be listened on, and what to do.
-pub(crate) fn cannot_listen(name: &str, address: SocketAddr, err: &io::Error) -> Failure {
+/// Binds the listener in WeChat's place, where there is to be one.
+async fn listen_in_wechats_place(settings: &Settings) -> Result<Option<Listener>, Failure> {
+    let (Some(intercept), Some(authority)) = (&settings.intercept, settings.authority()?) else {
+        return Ok(None);
+    };
+    let tls = Tls::issued_by(authority, Clock::real())
+        .map_err(|err| Failure::usage(format!("`listen.intercept_ca` cannot be used: {err}")))?;
+    let address = intercept.address;
+    let tcp = TcpListener::bind(address).await;
+    let tcp = tcp.map_err(|err| cannot_listen("listen.intercept", address, &err))?;
+    Ok(Some(Listener { tcp, tls: Some(tls), serves: Serves::Compatible }))
+}
+
+/// Binds the listener for operators, where there is to be one.
+async fn listen_for_operators(settings: &Settings) -> Result<Option<Listener>, Failure> {
+    let Some(admin) = &settings.admin else { return Ok(None) };
+    let tls = admin.tls("admin")?;
+    let tcp = TcpListener::bind(admin.address).await;
+    let tcp = tcp.map_err(|err| cannot_listen("listen.admin", admin.address, &err))?;
+    Ok(Some(Listener { tcp, tls, serves: Serves::Admin }))
+}
+
+/// Why the address of a key cannot be listened on, and what to do.
+pub(crate) fn cannot_listen(key: &str, address: SocketAddr, err: &io::Error) -> Failure {
     let failure = Failure::new(format!("cannot listen on `{address}`: {err}"));
-    match err.kind() {
+    failure.hint(match err.kind() {
         io::ErrorKind::AddrInUse => {
-            failure.hint(format!("another server has this port; `listen.{name}` names another"))
+            format!("another server has this port; `{key}` names another")
         }
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => failure.hint(
-            "ports below 1024 need a right: take a higher one, or give the process \
-             `CAP_NET_BIND_SERVICE`",
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => format!(
+            "ports below 1024 need a right: let `{key}` name a higher one, or give the process \
+             `CAP_NET_BIND_SERVICE`"
         ),
-        _ => failure.hint(format!("let `listen.{name}` name an address of this machine")),
-    }
+        _ => format!("let `{key}` name an address of this machine"),
+    })
 }
 
 /// Waits for SIGTERM, SIGINT or Ctrl-C; listens for them from the moment it is called.
@@ -166,7 +185,7 @@ mod tests {
     #[test]
     fn a_low_port_has_its_own_hint() {
         let hint = |address: &str, kind: io::ErrorKind| {
-            let failure = cannot_listen("api", address.parse().unwrap(), &kind.into());
+            let failure = cannot_listen("listen.api", address.parse().unwrap(), &kind.into());
             failure.hints.join(" ")
         };
         let denied = io::ErrorKind::PermissionDenied;

@@ -134,6 +134,12 @@ configuration! {
         admin_tls_cert: Option<String> = None, "\"tls/cert.pem\"";
         /// The private key that belongs to `admin_tls_cert`, in PEM.
         admin_tls_key: Option<String> = None, "\"tls/key.pem\"";
+        /// The listener that stands in WeChat's place for SDKs that know no other address; there is
+        /// none unless this is set. SDKs call port 443. See `docs/guide/intercept.md`.
+        intercept: Option<String> = None, "\"127.0.0.1:443\"";
+        /// The folder of the authority that `xinfu intercept init` made, which signs the
+        /// certificates of that listener.
+        intercept_ca: String = "intercept".to_owned(), "";
     }
     /// The way to WeChat.
     upstream: RawUpstream {
@@ -150,6 +156,13 @@ configuration! {
         proxy: Option<String> = None, "\"http://proxy.internal:3128\"";
         /// A file that holds what `proxy` would say, for a proxy with a password.
         proxy_file: Option<String> = None, "\"proxy-url\"";
+        /// Who tells the addresses of the base URLs: `system`, which looks into the hosts file first,
+        /// or `dns`, which asks name servers only. `dns` unless told otherwise where
+        /// `listen.intercept` is set, else `system`. A proxy resolves by itself.
+        resolver: Option<String> = None, "\"dns\"";
+        /// The name servers of the resolver `dns`, as `address` or `address:port`; those of the
+        /// system when there are none. Needed where the system's server reads the hosts file too.
+        dns_servers: Vec<String> = Vec::new(), "";
         /// How long it may take to connect: name, TCP, proxy and TLS together.
         connect_timeout: String = "3s".to_owned(), "";
         /// How long a call may take: all base URLs together, up to the last byte of the answer. The

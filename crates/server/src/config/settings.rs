@@ -10,9 +10,14 @@ use std::{
 
 use ::http::Uri;
 use broker::{Bounds, seal::Sealer};
+use clock::Clock;
+use wechat::Resolver;
 
 use super::{ConfigError, file::Typed, log, secret_file, span};
-use crate::http::{Limits, Tls, TlsError};
+use crate::{
+    http::{Limits, Tls, TlsError},
+    intercept::{Authority, InterceptError},
+};
 
 /// What xinfu is told to do.
 #[derive(Clone, Debug)]
@@ -23,6 +28,8 @@ pub struct Settings {
     pub api: Listener,
     /// The listener for operators, if there is one.
     pub admin: Option<Listener>,
+    /// The listener in WeChat's place, where there is one.
+    pub intercept: Option<Intercept>,
     /// The way to WeChat.
     pub upstream: wechat::Config,
     /// The file that holds the proxy with its password.
@@ -55,6 +62,15 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Certificate and key, when it speaks TLS.
     pub tls: Option<TlsFiles>,
+}
+
+/// Where to stand in WeChat's place, and on whose authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intercept {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// The folder of the local authority.
+    pub authority: PathBuf,
 }
 
 /// The two files of a listener that speaks TLS.
@@ -92,6 +108,7 @@ impl Settings {
             store: store(typed)?,
             api: api_listener(typed)?,
             admin: admin_listener(typed)?,
+            intercept: intercept(typed)?,
             upstream: upstream(typed)?,
             proxy_file: typed.raw.upstream.proxy_file.as_ref().map(|file| typed.path(file)),
             master_keys,
@@ -115,6 +132,26 @@ impl Settings {
     /// Reads the certificate and the key of the listener for services, when it speaks TLS.
     pub fn tls(&self) -> Result<Option<Tls>, ConfigError> {
         self.api.tls("api")
+    }
+
+    /// Reads the local authority, where there is a listener in WeChat's place.
+    pub fn authority(&self) -> Result<Option<Authority>, ConfigError> {
+        let Some(Intercept { authority: folder, .. }) = &self.intercept else { return Ok(None) };
+        let problem = |err: InterceptError| {
+            let hint = match &err {
+                InterceptError::Open { path, .. } => {
+                    format!(
+                        "`chmod 600 {}` closes it; if others may have read it, make a new authority",
+                        path.display()
+                    )
+                }
+                _ => format!("`xinfu intercept init --dir {}` makes one", folder.display()),
+            };
+            ConfigError::new(format!("`listen.intercept_ca` cannot be used: {err}")).hint(hint)
+        };
+        let authority = Authority::load(folder).map_err(problem)?;
+        authority.check_time(Clock::real().now()).map_err(problem)?;
+        Ok(Some(authority))
     }
 
     /// Where secrets are open to others, on the way or in a file: what is so, and what to do.
@@ -223,6 +260,50 @@ fn listener(
     Ok(Listener { address, tls })
 }
 
+fn intercept(typed: &Typed) -> Result<Option<Intercept>, ConfigError> {
+    let raw = &typed.raw.listen;
+    let Some(text) = &raw.intercept else { return Ok(None) };
+    let address = text.parse().map_err(|_| {
+        let expected = "an address and a port, such as `127.0.0.1:443`";
+        typed.problem("listen.intercept", format!("is `{text}`; {expected} is expected"))
+    })?;
+    Ok(Some(Intercept { address, authority: typed.path(&raw.intercept_ca) }))
+}
+
+fn resolver(typed: &Typed) -> Result<Resolver, ConfigError> {
+    /// The port of name servers.
+    const DNS: u16 = 53;
+    let raw = &typed.raw.upstream;
+    let intercepts = typed.raw.listen.intercept.is_some();
+    let by_dns = match raw.resolver.as_deref() {
+        None => intercepts,
+        Some("dns") => true,
+        Some("system") if intercepts => {
+            let problem = "is `system` while `listen.intercept` is set: the hosts file would lead \
+                           calls to WeChat back here";
+            return Err(typed.problem("upstream.resolver", problem).hint("let it be `dns`"));
+        }
+        Some("system") => false,
+        Some(other) => {
+            let problem = format!("is `{other}`; `system` or `dns` is allowed");
+            return Err(typed.problem("upstream.resolver", problem));
+        }
+    };
+    if !by_dns && !raw.dns_servers.is_empty() {
+        let problem = "means something only where `upstream.resolver` is `dns`";
+        return Err(typed.problem("upstream.dns_servers", problem));
+    }
+    let server = |text: &String| {
+        let parsed = text.parse().or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, DNS)));
+        parsed.map_err(|_| {
+            let problem = format!("holds `{text}`; `address` or `address:port` is expected");
+            typed.problem("upstream.dns_servers", problem)
+        })
+    };
+    let servers = raw.dns_servers.iter().map(server).collect::<Result<_, _>>()?;
+    Ok(if by_dns { Resolver::Dns { servers } } else { Resolver::System })
+}
+
 fn upstream(typed: &Typed) -> Result<wechat::Config, ConfigError> {
     /// A call must end well before the lease under which it is made.
     const CALL: Duration = Duration::from_secs(30);
@@ -275,13 +356,16 @@ fn upstream(typed: &Typed) -> Result<wechat::Config, ConfigError> {
         );
         return Err(typed.problem("upstream.connect_timeout", problem));
     }
-    let config = wechat::Config { hosts, pages, ca_pem, proxy, connect_timeout, call_timeout };
+    let resolver = resolver(typed)?;
+    let config =
+        wechat::Config { hosts, pages, ca_pem, proxy, resolver, connect_timeout, call_timeout };
     // What is wrong with the rest is known to the client alone; building one makes no connection.
     wechat::Client::new(config.clone()).map_err(|err| {
         let key = match err {
             wechat::ConfigError::Certificates => "upstream.ca_file",
             wechat::ConfigError::Pages => "upstream.pages_url",
             wechat::ConfigError::Proxy => proxy_key,
+            wechat::ConfigError::Resolver(_) => "upstream.resolver",
             wechat::ConfigError::Timeout => "upstream.call_timeout",
             _ => "upstream.base_urls",
         };

@@ -20,7 +20,7 @@ use wechat::AppSecret;
 
 use crate::{
     cli::{Failure, random_seed},
-    http::{self, App, Limits, Listener, Service},
+    http::{self, App, Limits, Listener, Serves},
 };
 
 /// A follower of the first app.
@@ -139,12 +139,12 @@ impl World {
             Some(control),
             stop_sim.clone().cancelled_owned(),
         ));
-        let listener = Listener { tcp: api, tls: None };
+        let listeners = [
+            Listener { tcp: api, tls: None, serves: Serves::Everything },
+            Listener { tcp: admin, tls: None, serves: Serves::Admin },
+        ];
         let limits = Limits { grace: Duration::from_secs(2), ..Limits::default() };
-        let app = App::new(broker.clone(), limits);
-        server.spawn(http::serve(listener, Service::new(app.clone()), stop.clone()));
-        let listener = Listener { tcp: admin, tls: None };
-        server.spawn(http::serve(listener, Service::admin(app), stop.clone()));
+        server.spawn(http::serve(listeners, App::new(broker.clone(), limits), stop.clone()));
         let keeper = (broker.clone(), stop.clone());
         server.spawn(async move { keeper.0.run(keeper.1).await });
 

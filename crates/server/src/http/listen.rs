@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future;
 use hyper::{
     rt::{Read, Write},
     server::conn::http1,
@@ -23,7 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Limits, Service, Tls, patience::Patience};
+use super::{App, Limits, Service, Tls, patience::Patience};
 
 /// Where clients come in.
 #[derive(Debug)]
@@ -32,72 +33,67 @@ pub struct Listener {
     pub tcp: TcpListener,
     /// What it proves itself with; without it, it speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// What is there.
+    pub serves: Serves,
 }
 
-/// Serves a listener until `shutdown`, then finishes what is in flight.
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// The whole API.
+    Everything,
+    /// What stands in WeChat's place, and nothing else.
+    Compatible,
+    /// Metrics and health.
+    Admin,
+}
+
+/// Serves the API on listeners until `shutdown`, then finishes what is in flight.
 ///
-/// Once told to shut down it cancels [`App::draining`], which ends long polls at once, and goes on
+/// Each listener has [`Limits::connections`] for itself; they stop together. Once told to shut down it cancels [`App::draining`], which ends long polls at once, and goes on
 /// for [`Limits::drain`], so that a load balancer hears of it from `/readyz`. Then it accepts nothing
 /// more. Requests in flight are answered; what is not done after [`Limits::grace`] is cut off. On
-/// return all tasks of the listener have ended.
-pub async fn serve(listener: Listener, service: Service, shutdown: CancellationToken) {
-    let Listener { tcp, tls } = listener;
-    let app = service.app().clone();
-    let limits = app.limits.clone();
-    let places = Arc::new(Semaphore::new(limits.connections));
+/// return all tasks of the listeners have ended.
+pub async fn serve(
+    listeners: impl IntoIterator<Item = Listener>,
+    app: App,
+    shutdown: CancellationToken,
+) {
+    let limits = &app.limits;
     let tasks = TaskTracker::new();
-    let stop = CancellationToken::new();
-    let door = Door {
-        http: http(&limits),
-        tls: tls.clone(),
-        handshake: limits.header_read_timeout,
-        write_timeout: limits.write_timeout,
-        service,
-        stop: stop.clone(),
-        cut: CancellationToken::new(),
-    };
-    let _cut_when_dropped = door.cut.clone().drop_guard();
-    if let Some(tls) = tls {
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = tls.follow_files() => {}
-                () = stop.cancelled() => {}
-            }
-        });
-    }
-    let mut drained = pin!(async {
+    let (drained, stop) = (CancellationToken::new(), CancellationToken::new());
+    let cut = CancellationToken::new();
+    let _cut_when_dropped = cut.clone().drop_guard();
+    let doors = listeners.into_iter().map(|listener| {
+        let service = match listener.serves {
+            Serves::Everything => Service::new(app.clone()),
+            Serves::Compatible => Service::compatible(app.clone()),
+            Serves::Admin => Service::admin(app.clone()),
+        };
+        let door = Door {
+            http: http(limits),
+            tls: listener.tls,
+            handshake: limits.header_read_timeout,
+            write_timeout: limits.write_timeout,
+            service,
+            stop: stop.clone(),
+            cut: cut.clone(),
+        };
+        let places = Arc::new(Semaphore::new(limits.connections));
+        door.accept_until(drained.clone(), listener.tcp, places, tasks.clone())
+    });
+    let told = async {
         shutdown.cancelled().await;
         app.draining.cancel();
         tokio::time::sleep(limits.drain).await;
-    });
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = drained.as_mut() => break,
-            accepted = accept(&tcp, &places) => accepted,
-        };
-        match accepted {
-            Ok((stream, place)) => {
-                let door = door.clone();
-                tasks.spawn(async move {
-                    door.serve_connection(stream).await;
-                    drop(place);
-                });
-            }
-            Err(err) => {
-                // Out of file descriptors, most likely; those who wait are served later.
-                tracing::error!(error = %err, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    drop(tcp);
+        drained.cancel();
+    };
+    tokio::join!(future::join_all(doors), told);
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(limits.grace, tasks.wait()).await.is_err() {
         tracing::warn!(connections = tasks.len(), "cutting off requests that take too long");
-        door.cut.cancel();
+        cut.cancel();
         tasks.wait().await;
     }
 }
@@ -138,6 +134,46 @@ struct Door {
 }
 
 impl Door {
+    /// Lets connections in until there are to be no more.
+    async fn accept_until(
+        self,
+        drained: CancellationToken,
+        tcp: TcpListener,
+        places: Arc<Semaphore>,
+        tasks: TaskTracker,
+    ) {
+        if let Some(tls) = self.tls.clone() {
+            let stop = self.stop.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = tls.keep() => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = drained.cancelled() => return,
+                accepted = accept(&tcp, &places) => accepted,
+            };
+            match accepted {
+                Ok((stream, place)) => {
+                    let door = self.clone();
+                    tasks.spawn(async move {
+                        door.serve_connection(stream).await;
+                        drop(place);
+                    });
+                }
+                Err(err) => {
+                    // Out of file descriptors, most likely; those who wait are served later.
+                    tracing::error!(error = %err, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
     async fn serve_connection(&self, stream: TcpStream) {
         // Answers are single writes; waiting for more only delays them.
         let _ = stream.set_nodelay(true);

@@ -1,4 +1,5 @@
-//! The certificate and key of a listener, read again when their files change.
+//! The certificate and key of a listener: of files, which are read again when they change, or of a
+//! local authority, which makes new ones in time.
 
 use std::{
     io,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use clock::{Clock, Timestamp};
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -17,22 +19,41 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio_rustls::TlsAcceptor;
 
+use crate::intercept::{Authority, InterceptError, NAMES};
+
 /// How often the files are compared with what is in use.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// A certificate chain and its key, from two PEM files. Cloning gives another handle to the same.
+/// How long a certificate is used at least, and a failure to make one lasts.
+const ISSUE_AT_MOST_EVERY: Duration = Duration::from_secs(3_600);
+
+/// A certificate chain and its key. Cloning gives another handle to the same.
 #[derive(Clone, Debug)]
 pub struct Tls(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    cert: PathBuf,
-    key: PathBuf,
     provider: Arc<CryptoProvider>,
     config: Arc<ServerConfig>,
     current: Arc<Current>,
-    /// The bytes of both files as last read, good or bad, so that each change is told once.
-    seen: Mutex<Files>,
+    source: Source,
+}
+
+/// Where certificates come from.
+#[derive(Debug)]
+enum Source {
+    Files {
+        cert: PathBuf,
+        key: PathBuf,
+        /// The bytes of both files as last read, good or bad, so that each change is told once.
+        seen: Mutex<Files>,
+    },
+    Authority {
+        authority: Authority,
+        clock: Clock,
+        /// When the first certificate is to be replaced.
+        renew_at: Timestamp,
+    },
 }
 
 /// What the two files hold.
@@ -67,6 +88,12 @@ pub enum TlsError {
         /// Why not.
         reason: String,
     },
+    /// A local authority makes none.
+    #[error(transparent)]
+    Intercept(#[from] InterceptError),
+    /// What it made is of no use to TLS.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 impl Tls {
@@ -79,19 +106,34 @@ impl Tls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let files = (read(&cert)?, read(&key)?);
         let certified = certified_key(&provider, (&cert, &key), &files)?;
-        let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
+        let source = Source::Files { cert, key, seen: Mutex::new(files) };
+        Ok(Self::of(source, provider, certified, None)?)
+    }
+
+    /// Makes certificates for WeChat's names; a client that asks for another name is refused.
+    ///
+    /// While a listener with it is being served, a new one is made when half of the time of the one
+    /// in use is over by this clock. Connections go on.
+    pub fn issued_by(authority: Authority, clock: Clock) -> Result<Self, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let (certified, renew_at) = issued(&authority, clock.now(), &provider)?;
+        let source = Source::Authority { authority, clock, renew_at };
+        Ok(Self::of(source, provider, certified, Some(&NAMES))?)
+    }
+
+    fn of(
+        source: Source,
+        provider: Arc<CryptoProvider>,
+        certified: CertifiedKey,
+        names: Option<&'static [&'static str]>,
+    ) -> Result<Self, rustls::Error> {
+        let current = Arc::new(Current { certified: ArcSwap::from_pointee(certified), names });
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|err| TlsError::Unusable {
-                cert: cert.clone(),
-                key: key.clone(),
-                reason: err.to_string(),
-            })?
+            .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let config = Arc::new(config);
-        Ok(Self(Arc::new(Inner { cert, key, provider, config, current, seen: Mutex::new(files) })))
+        Ok(Self(Arc::new(Inner { provider, config: Arc::new(config), current, source })))
     }
 
     /// What takes connections through the handshake.
@@ -99,8 +141,37 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&self.0.config))
     }
 
+    /// Sees to it that the certificate in use is a good one, for ever.
+    pub(super) async fn keep(&self) {
+        match &self.0.source {
+            Source::Files { .. } => self.follow_files().await,
+            Source::Authority { authority, clock, renew_at } => {
+                self.renew(authority, clock, *renew_at).await;
+            }
+        }
+    }
+
+    /// Makes a new certificate whenever it is time.
+    async fn renew(&self, authority: &Authority, clock: &Clock, mut renew_at: Timestamp) {
+        loop {
+            clock.sleep_until(renew_at).await;
+            let now = clock.now();
+            renew_at = now + ISSUE_AT_MOST_EVERY;
+            match issued(authority, now, &self.0.provider) {
+                Ok((certified, at)) => {
+                    self.0.current.certified.store(Arc::new(certified));
+                    renew_at = renew_at.max(at);
+                    tracing::info!("made a new certificate for WeChat's names");
+                }
+                Err(err) => {
+                    tracing::error!(error = %err, "no new certificate for WeChat's names was made");
+                }
+            }
+        }
+    }
+
     /// Takes changed files over, for ever.
-    pub(super) async fn follow_files(&self) {
+    async fn follow_files(&self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let this = self.clone();
@@ -112,7 +183,8 @@ impl Tls {
 
     /// Looks at the files once.
     fn look(&self) {
-        let Inner { cert, key, provider, current, seen, .. } = &*self.0;
+        let Inner { provider, current, source, .. } = &*self.0;
+        let Source::Files { cert, key, seen } = source else { return };
         let files = read(cert).and_then(|cert| Ok((cert, read(key)?)));
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match &files {
@@ -130,7 +202,7 @@ impl Tls {
         });
         match read {
             Ok(certified) => {
-                current.0.store(Arc::new(certified));
+                current.certified.store(Arc::new(certified));
                 tracing::info!(cert = %cert.display(), "took over a changed certificate");
             }
             Err(err) => {
@@ -145,12 +217,31 @@ impl Tls {
 
 /// The certificate in use.
 #[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
+struct Current {
+    certified: ArcSwap<CertifiedKey>,
+    /// The only names that it is shown for; without them, it is shown to everybody.
+    names: Option<&'static [&'static str]>,
+}
 
 impl ResolvesServerCert for Current {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let is_shown = self.names.is_none_or(|names| {
+            let asked = hello.server_name().unwrap_or_default();
+            names.iter().any(|name| name.eq_ignore_ascii_case(asked))
+        });
+        is_shown.then(|| self.certified.load_full())
     }
+}
+
+/// A new certificate of an authority, and when to make the next.
+fn issued(
+    authority: &Authority,
+    now: Timestamp,
+    provider: &CryptoProvider,
+) -> Result<(CertifiedKey, Timestamp), TlsError> {
+    let leaf = authority.issue(now)?;
+    let certified = CertifiedKey::from_der(vec![leaf.cert], leaf.key, provider)?;
+    Ok((certified, leaf.renew_at))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -13,7 +13,8 @@ use broker::{
 };
 use clock::{Clock, Timestamp};
 use serde_json::{Value, json};
-use server::http::{self, App, Limits, Listener, ProblemType, Service, Tls};
+use server::http::{self, App, Limits, Listener, ProblemType, Serves, Tls};
+use server::intercept::Authority;
 use sim::{AppSpec, Scope, Sim, UserSpec};
 use tempfile::TempDir;
 use tokio::{
@@ -35,7 +36,7 @@ pub(crate) const OPENID: &str = "oABCDEFGHIJKLMNOPQRSTUVWXYZ0";
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// 2026-01-01 08:00 in Beijing.
-const START: Timestamp = Timestamp::from_secs(1_767_225_600);
+pub(crate) const START: Timestamp = Timestamp::from_secs(1_767_225_600);
 
 /// How a world differs from the usual one.
 #[derive(Default)]
@@ -51,6 +52,8 @@ pub(crate) struct Setup {
     pub(crate) away: bool,
     /// The way to WeChat leads there instead of to the simulator.
     pub(crate) upstream: Option<SocketAddr>,
+    /// A second listener, in WeChat's place, on this authority.
+    pub(crate) intercept: Option<Authority>,
 }
 
 pub(crate) struct World {
@@ -59,6 +62,9 @@ pub(crate) struct World {
     pub(crate) api: SocketAddr,
     /// The listener for operators.
     pub(crate) admin: SocketAddr,
+    /// The listener in WeChat's place.
+    pub(crate) intercept: Option<SocketAddr>,
+    pub(crate) clock: Clock,
     /// A key that may do everything.
     pub(crate) key: String,
     pub(crate) store: MemoryStore,
@@ -111,7 +117,7 @@ impl World {
                 None => std::sync::Arc::new(store.clone()),
             },
             wechat: wechat::Client::new(config).unwrap(),
-            clock,
+            clock: clock.clone(),
             sealer: Sealer::new([("k1".to_owned(), [7; 32])], "k1").unwrap(),
             tasks: tasks.clone(),
             bounds: setup.bounds,
@@ -137,18 +143,26 @@ impl World {
         let api = tcp.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let serving = TaskTracker::new();
-        let listener = Listener { tcp, tls: setup.tls };
-        serving.spawn(http::serve(listener, Service::new(app.clone()), shutdown.clone()));
+        let mut listeners = vec![Listener { tcp, tls: setup.tls, serves: Serves::Everything }];
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = tcp.local_addr().unwrap();
-        let listener = Listener { tcp, tls: None };
-        serving.spawn(http::serve(listener, Service::admin(app.clone()), shutdown.clone()));
+        listeners.push(Listener { tcp, tls: None, serves: Serves::Admin });
+        let mut intercept = None;
+        if let Some(authority) = setup.intercept {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            intercept = Some(tcp.local_addr().unwrap());
+            let tls = Some(Tls::issued_by(authority, clock.clone()).unwrap());
+            listeners.push(Listener { tcp, tls, serves: Serves::Compatible });
+        }
+        serving.spawn(http::serve(listeners, app.clone(), shutdown.clone()));
         serving.close();
         let mut world = Self {
             sim,
             app,
             api,
             admin,
+            intercept,
+            clock,
             key: String::new(),
             store,
             shutdown,

@@ -12,6 +12,7 @@ mod config;
 mod demo;
 mod grants;
 mod guide;
+mod intercept;
 mod kill;
 mod kill_logins;
 mod listener;

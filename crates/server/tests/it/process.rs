@@ -135,9 +135,15 @@ impl Folder {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xinfu"));
-        command.args(args).current_dir(self.folder.path()).env_clear().kill_on_drop(true);
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.args(args).kill_on_drop(true);
+        self.at_home(&mut command);
         command
+    }
+
+    /// Lets a command run here, with the variables of this folder and no others.
+    pub(crate) fn at_home(&self, command: &mut Command) {
+        command.current_dir(self.folder.path()).env_clear();
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
 }
 
