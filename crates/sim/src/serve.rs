@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Sim,
+    Sim, api,
     content::file_of,
     control,
     exchange::{Call, Reply},
@@ -36,7 +36,7 @@ use crate::{
 const BODY_LIMIT: usize = 1 << 20;
 
 /// The most bytes of one that brings a file: a video of 100 MB, and what is around it.
-const FILE_LIMIT: usize = 101 << 20;
+const FILE_LIMIT: usize = 110 << 20;
 
 impl Sim {
     /// Answers on `api` as WeChat does, and on `control` as its master, until `shutdown`.
@@ -174,7 +174,8 @@ impl Connection {
         let (head, body) = request.into_parts();
         // A body that is too large or breaks off is as unreadable as one that is no JSON.
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let multipart = text(header::CONTENT_TYPE).filter(|it| it.starts_with("multipart/"));
+        let uploads = head.uri.path() == api::MEDIA_UPLOAD;
+        let multipart = text(header::CONTENT_TYPE).filter(|_| uploads);
         let limit = if multipart.is_some() { FILE_LIMIT } else { BODY_LIMIT };
         let body = Limited::new(body, limit).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_else(|_| Bytes::from_static(b"\0"));

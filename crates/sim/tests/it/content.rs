@@ -1,7 +1,7 @@
 //! Media, menus, tags, messages: what an app keeps at WeChat.
 
 use serde_json::json;
-use sim::UserSpec;
+use sim::{Fault, FaultKind, UserSpec};
 
 use crate::harness::{APP, Answer, World, ask_as};
 
@@ -44,6 +44,12 @@ async fn media_come_back_byte_for_byte() {
     let part = download(&world, &target, "bytes=10-19").await;
     assert_eq!((part.status, part.header("content-range")), (206, Some("bytes 10-19/200000")));
     assert_eq!(part.body, picture[10..20]);
+    let all = download(&world, &target, "bytes=0-").await;
+    assert_eq!((all.status, all.header("content-range")), (206, Some("bytes 0-199999/200000")));
+    world.sim.set_fault(Fault::new(FaultKind::EmptyBody {}).on("/cgi-bin/media/get").times(1));
+    assert!(download(&world, &target, "").await.body.is_empty());
+    world.sim.set_fault(Fault::new(FaultKind::TruncatedBody {}).on("/cgi-bin/media/get").times(1));
+    assert_eq!(download(&world, &target, "").await.body.len(), 100_000);
     let none = download(&world, &target, "bytes=200000-").await;
     assert_eq!((none.status, none.header("content-range")), (416, Some("bytes */200000")));
 }
