@@ -1,7 +1,6 @@
 //! Servers in the background, their cores, and what the kernel says they used.
 
 use std::{
-    collections::HashMap,
     ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
@@ -74,14 +73,14 @@ impl Daemon {
         core: usize,
         folder: &Path,
         line: &[S],
-        variables: &[(String, String)],
+        variables: &[(&str, &str)],
     ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log)?;
         let child = Command::new("taskset")
             .args(["-c", &core.to_string()])
             .args(line)
-            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .envs(variables.iter().copied())
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -250,12 +249,6 @@ pub(super) fn foreign(daemons: &[&Daemon]) -> Result<f64> {
         ours += daemon.cpu()?.as_secs_f64();
     }
     Ok(busy - ours)
-}
-
-/// Variables of a server as pairs.
-pub(super) fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    let pairs: HashMap<&str, &str> = pairs.iter().copied().collect();
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 #[cfg(test)]
