@@ -102,7 +102,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
     let memory = place.memory()?;
     drop(place);
     let herd = herd::measure(root, &binary, cores, plan.readers).context("readers at expiry")?;
-    let idle = idle::measure(root, &binary, cores, &plan).context("idle apps")?;
+    let idle = idle::measure(&binary, cores, &plan).context("idle apps")?;
 
     let figures = Figures {
         machine: tools::machine(root, cores)?,
@@ -134,8 +134,11 @@ fn take_turns(place: &Place, plan: &Plan) -> Result<Vec<Vec<Vec<Sample>>>> {
         let mut of_setting: Vec<Vec<Sample>> = vec![Vec::new(); subjects.len()];
         for round in 0..plan.rounds {
             for (subject, taken) in subjects.iter().zip(&mut of_setting) {
-                let sample = quiet_sample(place, subject, client, setting.connections, plan.seconds)
-                    .with_context(|| format!("{}, round {}", subject.name.english, round + 1))?;
+                let sample =
+                    quiet_sample(place, subject, client, setting.connections, plan.seconds)
+                        .with_context(|| {
+                            format!("{}, round {}", subject.name.english, round + 1)
+                        })?;
                 taken.push(sample);
             }
         }

@@ -71,7 +71,11 @@ impl Gate {
         let (state, waited) = waited.expect("nothing panics while it holds this lock");
         let calls = state.calls;
         drop(state);
-        if waited.timed_out() { Err(anyhow::anyhow!("the token was asked for {calls} times")) } else { Ok(()) }
+        if waited.timed_out() {
+            Err(anyhow::anyhow!("the token was asked for {calls} times"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Lets all answers go.

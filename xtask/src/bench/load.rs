@@ -112,7 +112,9 @@ impl Load {
 
 /// Reads what wrk prints; any answer but a good one is an error.
 fn wrk(text: &str) -> Result<Loaded> {
-    if let Some(line) = text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors")) {
+    if let Some(line) =
+        text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors"))
+    {
         bail!("wrk saw errors: {}", line.trim());
     }
     let after = |start: &str| {

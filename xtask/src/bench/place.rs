@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    figures::{Name, Subject},
+    figures::{SUBJECTS, Subject},
     load::{Load, Wanted, get, store_value},
     process::{Cores, Daemon},
 };
@@ -141,7 +141,8 @@ impl Xinfu {
         let host = daemon.until("say that it serves", |daemon| {
             let printed = daemon.printed()?;
             let line = printed.lines().find(|line| line.contains(" serves "));
-            let url = line.and_then(|line| line.split([' ', ',']).find_map(|w| w.strip_prefix("http://")));
+            let url = line
+                .and_then(|line| line.split([' ', ',']).find_map(|w| w.strip_prefix("http://")));
             Ok(url.map(str::to_owned))
         })?;
         Ok((daemon, host))
@@ -184,8 +185,7 @@ impl Place {
 
         let ca = folder.path().join("cert.pem").display().to_string();
         let plain = Xinfu::new(binary, &wechat_plain)?;
-        let over_tls =
-            Xinfu::new(binary, &wechat_tls)?.with("XINFU_UPSTREAM_CA_FILE", ca);
+        let over_tls = Xinfu::new(binary, &wechat_tls)?.with("XINFU_UPSTREAM_CA_FILE", ca);
         for xinfu in [&plain, &over_tls] {
             xinfu.add_app()?;
         }
@@ -219,7 +219,7 @@ impl Place {
         let loads = Loads {
             reference: http(&at(reference), path.clone(), Some(&key), body()),
             redis: Load::Redis { port: redis_port, value: ANSWER.to_owned() },
-            token: http(&plain_host, path.clone(), Some(&key), Wanted::Part(token.clone())),
+            token: http(&plain_host, path, Some(&key), Wanted::Part(token)),
             reference_proxy: http(&at(proxy), token_of_wechat.clone(), None, body()),
             call: called(&plain_host, &key)?,
             reference_proxy_over_tls: http(&at(tls_proxy), token_of_wechat, None, body()),
@@ -249,33 +249,20 @@ impl Place {
         [&self.wechat, &self.references, &self.redis, &self.plain, &self.over_tls]
     }
 
-    /// What is compared, in the order of [`super::figures::PAIRS`].
+    /// What is compared, in the order of [`SUBJECTS`].
     pub(super) fn subjects(&self) -> Vec<Subject<'_>> {
-        let subject = |english, chinese, server, load| Subject {
-            name: Name { english, chinese },
-            server,
-            load,
-        };
-        let (references, loads) = (&self.references, &self.loads);
-        vec![
-            subject("nginx, `return 200`", "nginx，`return 200`", references, &loads.reference),
-            subject("Redis, GET", "Redis，GET", &self.redis, &loads.redis),
-            subject("xinfu, token read", "xinfu，读取令牌", &self.plain, &loads.token),
-            subject("nginx, `proxy_pass`", "nginx，`proxy_pass`", references, &loads.reference_proxy),
-            subject("xinfu, compatible call", "xinfu，兼容调用", &self.plain, &loads.call),
-            subject(
-                "nginx, `proxy_pass` over TLS",
-                "nginx，`proxy_pass`（TLS）",
-                references,
-                &loads.reference_proxy_over_tls,
-            ),
-            subject(
-                "xinfu, compatible call over TLS",
-                "xinfu，兼容调用（TLS）",
-                &self.over_tls,
-                &loads.call_over_tls,
-            ),
-        ]
+        let loads = &self.loads;
+        let each = [
+            (&self.references, &loads.reference),
+            (&self.redis, &loads.redis),
+            (&self.plain, &loads.token),
+            (&self.references, &loads.reference_proxy),
+            (&self.plain, &loads.call),
+            (&self.references, &loads.reference_proxy_over_tls),
+            (&self.over_tls, &loads.call_over_tls),
+        ];
+        let subjects = each.into_iter().zip(SUBJECTS);
+        subjects.map(|((server, load), name)| Subject { name, server, load }).collect()
     }
 
     /// The bytes that nginx (references), Redis and xinfu have resident by now.
@@ -303,7 +290,8 @@ fn certificate(root: &Path, folder: &Folder) -> Result<()> {
     )?;
     let path = |name: &str| folder.path().join(name).display().to_string();
     let args = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
-    let args = args.map(str::to_owned).into_iter().chain(["-nodes", "-days", "2"].map(str::to_owned));
+    let args =
+        args.map(str::to_owned).into_iter().chain(["-nodes", "-days", "2"].map(str::to_owned));
     let files = [
         "-config".to_owned(),
         config.display().to_string(),

@@ -141,7 +141,8 @@ impl Daemon {
 
     /// The processor time that it and its children have used.
     pub(super) fn cpu(&self) -> Result<Duration> {
-        let ticks: u64 = self.tree()?.into_iter().map(|pid| Stat::of(pid).map_or(0, |s| s.own)).sum();
+        let ticks: u64 =
+            self.tree()?.into_iter().map(|pid| Stat::of(pid).map_or(0, |s| s.own)).sum();
         Ok(TICK * u32::try_from(ticks)?)
     }
 
