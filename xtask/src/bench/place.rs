@@ -285,7 +285,7 @@ fn certificate(root: &Path, folder: &Folder) -> Result<()> {
     let config = folder.write(
         "openssl.cnf",
         "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = extensions\n\
-         [name]\nCN = xinfu bench\n[extensions]\nsubjectAltName = IP:127.0.0.1\n\
+         [name]\nCN = xinfu bench\n[extensions]\nsubjectAltName = IP:127.0.0.1,DNS:localhost\n\
          basicConstraints = critical,CA:FALSE\n",
     )?;
     let path = |name: &str| folder.path().join(name).display().to_string();
@@ -341,7 +341,7 @@ fn nginx(name: &'static str, core: usize, folder: &Folder, servers: &str) -> Res
 fn wechat_conf(plain: u16, tls: u16) -> String {
     format!(
         "server {{\nlisten 127.0.0.1:{plain} backlog=4096;\nlisten 127.0.0.1:{tls} ssl backlog=4096;\n\
-         ssl_certificate ../cert.pem;\nssl_certificate_key ../key.pem;\n\
+         ssl_certificate cert.pem;\nssl_certificate_key key.pem;\n\
          ssl_session_cache shared:tls:4m;\n\
          location = /cgi-bin/stable_token {{ return 200 '{TOKEN_ANSWER}'; }}\n\
          location / {{ return 200 '{ANSWER}'; }}\n}}\n"
@@ -366,8 +366,8 @@ fn references_conf(key: &str, ports: [u16; 3], plain: u16, tls: u16) -> String {
          location / {{\n{proxy}proxy_pass http://plain;\n}}\n}}\n\
          server {{\nlisten 127.0.0.1:{tls_proxies} backlog=4096;\n\
          location / {{\n{proxy}proxy_pass https://tls;\nproxy_ssl_session_reuse on;\n\
-         proxy_ssl_verify on;\nproxy_ssl_name 127.0.0.1;\n\
-         proxy_ssl_trusted_certificate ../cert.pem;\n}}\n}}\n",
+         proxy_ssl_verify on;\nproxy_ssl_name localhost;\n\
+         proxy_ssl_trusted_certificate cert.pem;\n}}\n}}\n",
         upstream("plain", plain),
         upstream("tls", tls),
     )
