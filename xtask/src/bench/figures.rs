@@ -41,7 +41,7 @@ impl Subject<'_> {
 pub(super) const SUBJECTS: [Name; 7] = [
     Name { english: "nginx, `return 200`", chinese: "nginx，`return 200`" },
     Name { english: "Redis, `GET`", chinese: "Redis，`GET`" },
-    Name { english: "xinfu, token read", chinese: "xinfu，读取令牌" },
+    Name { english: "xinfu, token read", chinese: "xinfu，读取 token" },
     Name { english: "nginx, `proxy_pass`", chinese: "nginx，`proxy_pass`" },
     Name { english: "xinfu, compatible call", chinese: "xinfu，兼容调用" },
     Name {

@@ -35,7 +35,7 @@ pub(super) fn measure(binary: &Path, cores: Cores, plan: &Plan) -> Result<Idle> 
     let apps = plan.apps;
     println!("\n{apps} idle apps");
     let gate = Gate::start(true)?;
-    let xinfu = Xinfu::new(binary, &gate.url())?;
+    let xinfu = Xinfu::in_memory(binary, &gate.url())?;
     let key = xinfu.add_key()?;
 
     let watch = Stopwatch::start();
@@ -45,8 +45,9 @@ pub(super) fn measure(binary: &Path, cores: Cores, plan: &Plan) -> Result<Idle> 
     let empty = daemon.resident()?;
     daemon.stop()?;
 
+    let watch = Stopwatch::start();
     declare(&xinfu, apps)?;
-    println!("  registered");
+    println!("  registered, after {:.0} s", watch.elapsed().as_secs_f64());
     let watch = Stopwatch::start();
     let (daemon, _) = xinfu.serve("xinfu", cores.server)?;
     while gate.calls() < apps && watch.elapsed() < LIMIT {

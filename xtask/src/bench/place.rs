@@ -41,9 +41,19 @@ pub(super) struct Folder(PathBuf);
 impl Folder {
     /// A new one.
     pub(super) fn new() -> Result<Self> {
+        Self::below(&env::temp_dir())
+    }
+
+    /// A new one in memory, where the system has a place for that: for what is not about disks.
+    fn in_memory() -> Result<Self> {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::below(memory) } else { Self::new() }
+    }
+
+    fn below(parent: &Path) -> Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("xinfu-bench-{}-{count}", process::id()));
+        let path = parent.join(format!("xinfu-bench-{}-{count}", process::id()));
         fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         Ok(Self(path))
     }
@@ -79,11 +89,20 @@ pub(super) struct Xinfu {
 impl Xinfu {
     /// One that `xinfu init` has configured, for WeChat at this URL.
     pub(super) fn new(binary: &Path, wechat: &str) -> Result<Self> {
+        Self::in_folder(Folder::new()?, binary, wechat)
+    }
+
+    /// The same with everything in memory, its store too.
+    pub(super) fn in_memory(binary: &Path, wechat: &str) -> Result<Self> {
+        Self::in_folder(Folder::in_memory()?, binary, wechat)
+    }
+
+    fn in_folder(folder: Folder, binary: &Path, wechat: &str) -> Result<Self> {
         let variables = vec![
             ("XINFU_LISTEN_API", "127.0.0.1:0".to_owned()),
             ("XINFU_UPSTREAM_BASE_URLS", wechat.to_owned()),
         ];
-        let xinfu = Self { folder: Folder::new()?, binary: binary.to_owned(), variables };
+        let xinfu = Self { folder, binary: binary.to_owned(), variables };
         xinfu.run(&["init"], "")?;
         Ok(xinfu)
     }

@@ -258,7 +258,7 @@ fn others(figures: &Figures, language: Language) -> String {
             .expect("a string takes any text");
     };
     part(
-        pick("Readers at expiry", "令牌到期时的读者"),
+        pick("Readers at expiry", "token 到期时的读者"),
         &[
             (pick("readers", "读者"), herd.readers.to_string()),
             (pick("upstream calls", "上游调用次数"), herd.calls.to_string()),
@@ -269,7 +269,7 @@ fn others(figures: &Figures, language: Language) -> String {
             (
                 pick(
                     "all ask again for the token that is there, first question to last answer",
-                    "全部再次读取已有的令牌：从第一个请求到最后一个应答",
+                    "全部再次读取已有的 token：从第一个请求到最后一个应答",
                 ),
                 format!("{:.1} ms", herd.again),
             ),
@@ -284,7 +284,7 @@ fn others(figures: &Figures, language: Language) -> String {
             (pick("start", "启动"), format!("{:.2} s", idle.start)),
             (pick("start without apps", "无应用时启动"), format!("{:.2} s", idle.start_empty)),
             (
-                pick("first fetch of all tokens", "首次获取全部令牌"),
+                pick("first fetch of all tokens", "首次获取全部 token"),
                 format!("{:.0} s", idle.fetched),
             ),
         ],
