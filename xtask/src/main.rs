@@ -5,6 +5,7 @@
 //! whatever the current folder is.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
+mod bench;
 mod clients;
 mod codegen;
 mod command;
@@ -32,6 +33,8 @@ Usage: cargo xtask TASK
   planted [NAME…]           apply each planted bug to a scratch copy: its test must fail
   planted --check           check only that each patch is complete and still applies
   fuzz [TARGET [SECONDS]]   run one fuzz target, 60 seconds unless told; without a target list them
+  bench [--rounds N]        compare speed and memory with nginx and Redis; writes docs/benchmarks.md
+  bench --smoke             only see that everything is answered rightly; writes nothing
   help                      print this text and the stages of `test`
 ";
 
@@ -58,6 +61,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["codegen", "--check"] => return codegen::run(&root, codegen::Mode::Check),
         ["planted", "--check"] => return planted::check(&root),
         ["planted", names @ ..] => return planted::run(&root, names),
+        ["bench", args @ ..] => return bench::run(&root, args),
         ["fuzz"] => return fuzz::list(&root),
         ["fuzz", target] => return fuzz::run(&root, target, "60"),
         ["fuzz", target, seconds] => return fuzz::run(&root, target, seconds),

@@ -5,13 +5,13 @@ use std::{fmt::Write as _, path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    clients, codegen,
+    bench, clients, codegen,
     command::{Call, Seconds, Stopwatch},
     planted, tidy,
 };
 
 /// The stages in the order in which they run: the quick ones first.
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 12] = [
     Stage { name: "fmt", what: "the code is formatted", run: fmt },
     Stage { name: "tidy", what: "layers, sizes, documents and words", run: tidy::run },
     Stage { name: "planted", what: "each planted bug still applies", run: planted::check },
@@ -23,6 +23,7 @@ const STAGES: [Stage; 11] = [
     Stage { name: "fuzz", what: "the fuzz targets compile", run: fuzz_targets_compile },
     Stage { name: "demo", what: "`cargo run -- demo --once` succeeds", run: demo },
     Stage { name: "clients", what: "real SDKs work through xinfu", run: clients::run },
+    Stage { name: "bench", what: "under load every answer is right", run: bench_smoke },
 ];
 
 struct Stage {
@@ -142,6 +143,10 @@ fn demo(root: &Path) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(300);
     Call::cargo(root, ["build", "--locked"]).run()?;
     Call::cargo(root, ["run", "--locked", "--", "demo", "--once"]).run_within(LIMIT)
+}
+
+fn bench_smoke(root: &Path) -> Result<()> {
+    bench::run(root, &["--smoke"])
 }
 
 #[cfg(test)]

@@ -83,6 +83,12 @@ pub struct Rekeyed {
 impl Broker {
     /// Registers an app.
     pub async fn add_app(&self, new: NewApp, actor: &Actor) -> Result<(), ManageError> {
+        self.store_app(new, actor).await?;
+        self.changed().await
+    }
+
+    /// Stores a new app; memory does not follow yet.
+    async fn store_app(&self, new: NewApp, actor: &Actor) -> Result<(), ManageError> {
         check_alias(&new)?;
         check_secret(&new.secret)?;
         let now = self.0.store.now().await?;
@@ -105,7 +111,7 @@ impl Broker {
             };
             return Err(ManageError::NameTaken(taken));
         }
-        self.changed().await
+        Ok(())
     }
 
     /// Changes an app. A new secret or issuer ends a stop: the next refresh tries it at once.
@@ -195,7 +201,10 @@ impl Broker {
             }
             Ok(())
         };
-        match steps.await {
+        let worked = steps.await;
+        // Once for all new apps: each time costs as much as there are apps.
+        let followed = if done.added.is_empty() { Ok(()) } else { self.changed().await };
+        match worked.and(followed.map_err(|error| (None, error))) {
             Ok(()) => Ok(done),
             Err((at, error)) => Err(ApplyError { at, error, done }),
         }
@@ -238,7 +247,7 @@ impl Broker {
         let touched = done.changed.contains(&id);
         match known.filter(|known| known.id == new.id) {
             None => {
-                self.add_app(new, actor).await?;
+                self.store_app(new, actor).await?;
                 done.added.push(id);
             }
             Some(known) => match difference(&known, new) {
