@@ -17,7 +17,7 @@ def steps(world, sdk, appid):
     check(sdk.access_token.startswith("xt_"), "the SDK holds a pass")
     check(sdk.user.get(openid)["openid"] == openid, "user info")
     check(sdk.user.get_batch([openid])[0]["openid"] == openid, "batch")
-    check(openid in sdk.user.get_followers()["openid"], "followers")
+    check(openid in sdk.user.get_followers()["data"]["openid"], "followers")
     check(sdk.jsapi.get_ticket()["ticket"], "ticket")
     picture = bytes(range(256)) * 700
     media = sdk.media.upload("image", ("picture.png", io.BytesIO(picture), "image/png"))["media_id"]

@@ -206,9 +206,27 @@ impl World {
         self.call(&[&["--config", &*config], args].concat()).stdout()
     }
 
+    /// Waits until the server, which follows the store, knows a key.
+    #[expect(clippy::disallowed_methods, reason = "there is no runtime here to block")]
+    fn await_key(&self, key: &str) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let url = format!("{}/v1/apps/{APP}/token", self.api);
+        let header = format!("Authorization: Bearer {key}");
+        let watch = Stopwatch::start();
+        while watch.elapsed() < PATIENCE {
+            let ask = ["--silent", "--fail", "--output", "/dev/null", "--header", &header, &url];
+            if Call::new("curl", &self.folder, ask).works() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("a running server does not hear of a new key")
+    }
+
     /// Writes down what a client is to know, with a key of its own.
     fn describe(&self, name: &str) -> Result<PathBuf> {
         let key = self.xinfu(&["key", "add", name, "--everything"])?;
+        self.await_key(key.trim())?;
         let config = self.config.to_string_lossy();
         let world = json!({
             "api": self.api,
