@@ -162,17 +162,29 @@ impl Dns {
 
 /// A resolver that asks these servers, or those of the system.
 fn resolver(servers: &[SocketAddr], limit: Duration) -> Result<TokioResolver, NetError> {
-    /// How long a wrong "there is no such name" is believed.
-    const NO_ANSWER_KEPT: Duration = Duration::from_secs(10);
-    /// How often a question is asked before it is given up.
-    const ATTEMPTS: u32 = 2;
-    let (config, mut options) = if servers.is_empty() {
+    let (config, options) = if servers.is_empty() {
         read_system_conf()?
     } else {
         let servers = servers.iter().map(|server| server_at(*server)).collect();
         (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
     };
+    resolver_of(config, options, limit)
+}
+
+/// A resolver that never asks the hosts file, whatever the configuration says.
+fn resolver_of(
+    config: ResolverConfig,
+    mut options: ResolverOpts,
+    limit: Duration,
+) -> Result<TokioResolver, NetError> {
+    /// How long a wrong "there is no such name" is believed.
+    const NO_ANSWER_KEPT: Duration = Duration::from_secs(10);
+    /// How often a question is asked before it is given up.
+    const ATTEMPTS: u32 = 2;
     options.use_hosts_file = ResolveHosts::Never;
+    // A name with a dot is a whole name. Containers are told otherwise (`ndots:5`), and would ask
+    // for `api.weixin.qq.com` in each domain of their own before they ask for itself.
+    options.ndots = 1;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.negative_max_ttl = Some(NO_ANSWER_KEPT);
     options.timeout = limit / (ATTEMPTS + 1);
@@ -244,6 +256,21 @@ mod tests {
         assert_eq!(kinds(1), 1);
         dns.addresses("api2.weixin.qq.com").await.unwrap();
         assert_eq!(kinds(1), 2);
+    }
+
+    #[tokio::test]
+    async fn a_whole_name_is_asked_for_before_any_domain_is_added() {
+        let (server, asked, _serving) = name_server([192, 0, 2, 7]).await;
+        // As Kubernetes writes it.
+        let domain = "svc.cluster.local.".parse().unwrap();
+        let servers = vec![server_at(server)];
+        let config = ResolverConfig::from_parts(None, vec![domain], servers);
+        let mut options = ResolverOpts::default();
+        options.ndots = 5;
+        let resolver = resolver_of(config, options, Duration::from_secs(30)).unwrap();
+        let found = resolver.lookup_ip("api.weixin.qq.com").await.unwrap();
+        assert_eq!(found.query().name().to_string(), "api.weixin.qq.com.");
+        assert_eq!(asked.lock().unwrap().len(), 2, "one question for each kind of address");
     }
 
     #[tokio::test]

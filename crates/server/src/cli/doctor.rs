@@ -80,6 +80,9 @@ pub(crate) async fn run(place: &Place<'_>, console: &mut Console) -> Result<Exit
     if let Some(finding) = look_at_tls(&settings) {
         report.tell(finding)?;
     }
+    if let Some(finding) = look_at_interception(&settings).await {
+        report.tell(finding)?;
+    }
     if let Some(finding) = look_at_authority(&settings, Clock::real().now()) {
         report.tell(finding)?;
     }
@@ -189,6 +192,24 @@ fn look_at_tls(settings: &Settings) -> Option<Finding> {
             Finding::Good(format!("listener: the certificate `{cert}` and its key fit"))
         }
         Err(err) => Finding::Bad(format!("listener: {err}"), err.hint),
+    })
+}
+
+/// The address of the listener in WeChat's place.
+async fn look_at_interception(settings: &Settings) -> Option<Finding> {
+    let address = settings.intercept.as_ref()?.address;
+    Some(match TcpListener::bind(address).await {
+        Ok(_) => Finding::Good(format!("intercept: `{address}` is free; no server runs there")),
+        Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
+            let text = format!("intercept: `{address}` is in use, by what cannot be told");
+            let hint = "when that is not xinfu, let `listen.intercept` name another address";
+            Finding::Note(text, Some(hint.to_owned()))
+        }
+        Err(err) => {
+            let failure = cannot_listen("listen.intercept", address, &err);
+            let hint = failure.hints.into_iter().next();
+            Finding::Bad(format!("intercept: {}", failure.message), hint)
+        }
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -14,8 +14,12 @@ use super::{
     open::{Place, folder_of},
 };
 use crate::intercept::{
-    Authority, CERT_FILE, KEY_FILE, NewAuthority, Places, environment, hosts, system_bundle,
+    Authority, ISSUER_FILE, KEY_FILE, NewAuthority, PRIVATE_FOLDER, Places, ROOT_FILE, environment,
+    hosts, system_bundle,
 };
+
+/// The port that SDKs call.
+const HTTPS: u16 = 443;
 
 /// Leading SDKs here that know only WeChat's own address.
 #[derive(Debug, clap::Subcommand)]
@@ -53,6 +57,11 @@ fn init(
     place: &Place<'_>,
     console: &mut Console,
 ) -> Result<(), Failure> {
+    let address = arguments.address;
+    if address.is_unspecified() || address.is_multicast() {
+        return Err(Failure::usage(format!("`{address}` is no address that a service can call"))
+            .hint("`--address` is where services reach `listen.intercept`, as seen from them"));
+    }
     let config = place.environment.config_path(place.config);
     let folder = match &arguments.dir {
         Some(folder) => folder.clone(),
@@ -60,8 +69,10 @@ fn init(
     };
     let folder = std::path::absolute(&folder)
         .map_err(|err| Failure::new(format!("cannot use `{}`: {err}", folder.display())))?;
-    let (cert, key) = (folder.join(CERT_FILE), folder.join(KEY_FILE));
-    if let Some(there) = [&cert, &key].into_iter().find(|path| path.exists()) {
+    let private = folder.join(PRIVATE_FOLDER);
+    let root = folder.join(ROOT_FILE);
+    let (issuer, key) = (private.join(ISSUER_FILE), private.join(KEY_FILE));
+    if let Some(there) = [&root, &issuer, &key].into_iter().find(|path| path.exists()) {
         return Err(Failure::new(format!(
             "`{}` is there already; nothing was written",
             there.display()
@@ -71,31 +82,41 @@ fn init(
              remove this one first",
         ));
     }
-    make_private(&folder)
+    std::fs::create_dir_all(&folder)
         .map_err(|err| Failure::new(format!("cannot make `{}`: {err}", folder.display())))?;
+    make_private(&private)
+        .map_err(|err| Failure::new(format!("cannot make `{}`: {err}", private.display())))?;
 
-    let NewAuthority { cert_pem, key_pem } = Authority::make(Clock::real().now())
+    let NewAuthority { root_pem, issuer_pem, key_pem } = Authority::make(Clock::real().now())
         .map_err(|err| Failure::new(format!("no authority was made: {err}")))?;
-    write_new(&key, &key_pem, 0o600)?;
-    if let Err(failure) = write_new(&cert, &cert_pem, 0o644) {
-        // A key without its certificate is in the way of the next attempt.
-        let _ = std::fs::remove_file(&key);
-        return Err(failure);
+    let files = [(&key, &key_pem, 0o600), (&issuer, &issuer_pem, 0o644), (&root, &root_pem, 0o644)];
+    for (at, (path, text, mode)) in files.into_iter().enumerate() {
+        if let Err(failure) = write_new(path, text, mode) {
+            // Half an authority is in the way of the next attempt.
+            for (written, _, _) in &files[..at] {
+                let _ = std::fs::remove_file(written);
+            }
+            return Err(failure);
+        }
     }
     let places = Places {
-        cert: cert.clone(),
+        cert: root.clone(),
         bundle: folder.join("bundle.pem"),
         java: folder.join("java-cacerts"),
     };
     let system = system_bundle();
     let others = system.as_deref().unwrap_or_default();
-    replace(&places.bundle, &format!("{}\n{cert_pem}", others.trim_end()))?;
-    let hosts = hosts(arguments.address);
+    replace(&places.bundle, format!("{}\n{root_pem}", others.trim_end()).trim_start())?;
+    let hosts = hosts(address);
     replace(&folder.join("hosts.txt"), &hosts)?;
     let environment = environment(&places);
     replace(&folder.join("environment.txt"), &environment)?;
 
-    console.say(&format!("wrote the authority `{}` and its key beside it", cert.display()))?;
+    console.say(&format!(
+        "wrote the authority `{}`; what signs for it is in `{}`",
+        root.display(),
+        private.display()
+    ))?;
     if system.is_none() {
         console.warn(
             "this system's authorities were not found: with `bundle.pem` a service trusts nobody \
@@ -105,9 +126,9 @@ fn init(
     console
         .print(&format!("# The lines for the hosts file of a service:\n{hosts}\n{environment}"))?;
     console.hint(&format!(
-        "let `listen.intercept` be `{}:443` and `listen.intercept_ca` be `{}`; services need \
-         `ca.pem` or `bundle.pem`, never `ca.key`",
-        arguments.address,
+        "let `listen.intercept` be `{}` and `listen.intercept_ca` be `{}`; the user that xinfu runs \
+         as must be able to read `{PRIVATE_FOLDER}`, and nobody else",
+        SocketAddr::new(address, HTTPS),
         folder.display()
     ))?;
     Ok(())
@@ -117,9 +138,6 @@ fn init(
 fn make_private(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
-    }
-    if let Some(parent) = folder.parent() {
-        std::fs::create_dir_all(parent)?;
     }
     let mut builder = std::fs::DirBuilder::new();
     #[cfg(unix)]

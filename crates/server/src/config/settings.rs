@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
@@ -139,18 +140,20 @@ impl Settings {
         let Some(Intercept { authority: folder, .. }) = &self.intercept else { return Ok(None) };
         let problem = |err: InterceptError| {
             let hint = match &err {
-                InterceptError::Open { path, .. } => {
-                    format!(
-                        "`chmod 600 {}` closes it; if others may have read it, make a new authority",
-                        path.display()
-                    )
+                InterceptError::Open { path, .. } => format!(
+                    "`chmod 600 {}` closes it; if others may have read it, make a new authority",
+                    path.display()
+                ),
+                InterceptError::Read { source, .. } if source.kind() != io::ErrorKind::NotFound => {
+                    "the user that xinfu runs as must be able to read it".to_owned()
                 }
                 _ => format!("`xinfu intercept init --dir {}` makes one", folder.display()),
             };
             ConfigError::new(format!("`listen.intercept_ca` cannot be used: {err}")).hint(hint)
         };
         let authority = Authority::load(folder).map_err(problem)?;
-        authority.check_time(Clock::real().now()).map_err(problem)?;
+        // What it signs is worth something to those who trust it.
+        authority.issue(Clock::real().now()).map_err(problem)?;
         Ok(Some(authority))
     }
 

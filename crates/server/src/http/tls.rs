@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use clock::{Clock, Timestamp};
+use clock::Clock;
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -19,13 +19,16 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio_rustls::TlsAcceptor;
 
-use crate::intercept::{Authority, InterceptError, NAMES};
+use crate::intercept::{Authority, InterceptError, NAMES, Renewal};
 
 /// How often the files are compared with what is in use.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a certificate is used at least, and a failure to make one lasts.
-const ISSUE_AT_MOST_EVERY: Duration = Duration::from_secs(3_600);
+/// How often the clock is looked at, which may be set back or forward meanwhile.
+const LOOK_AT_THE_CLOCK_EVERY: Duration = Duration::from_secs(60);
+
+/// How long to wait at least from one certificate, or the failure to make one, to the next.
+const ISSUE_AT_MOST_EVERY: Duration = Duration::from_secs(600);
 
 /// A certificate chain and its key. Cloning gives another handle to the same.
 #[derive(Clone, Debug)]
@@ -49,10 +52,10 @@ enum Source {
         seen: Mutex<Files>,
     },
     Authority {
-        authority: Authority,
+        authority: Box<Authority>,
         clock: Clock,
         /// When the first certificate is to be replaced.
-        renew_at: Timestamp,
+        renewal: Renewal,
     },
 }
 
@@ -116,8 +119,8 @@ impl Tls {
     /// in use is over by this clock. Connections go on.
     pub fn issued_by(authority: Authority, clock: Clock) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let (certified, renew_at) = issued(&authority, clock.now(), &provider)?;
-        let source = Source::Authority { authority, clock, renew_at };
+        let (certified, renewal) = issued(&authority, &clock, &provider)?;
+        let source = Source::Authority { authority: Box::new(authority), clock, renewal };
         Ok(Self::of(source, provider, certified, Some(&NAMES))?)
     }
 
@@ -145,28 +148,31 @@ impl Tls {
     pub(super) async fn keep(&self) {
         match &self.0.source {
             Source::Files { .. } => self.follow_files().await,
-            Source::Authority { authority, clock, renew_at } => {
-                self.renew(authority, clock, *renew_at).await;
+            Source::Authority { authority, clock, renewal } => {
+                self.renew(authority, clock, *renewal).await;
             }
         }
     }
 
-    /// Makes a new certificate whenever it is time.
-    async fn renew(&self, authority: &Authority, clock: &Clock, mut renew_at: Timestamp) {
+    /// Makes a new certificate whenever it is time, or the clock was set to before the one in use.
+    async fn renew(&self, authority: &Authority, clock: &Clock, mut renewal: Renewal) {
         loop {
-            clock.sleep_until(renew_at).await;
-            let now = clock.now();
-            renew_at = now + ISSUE_AT_MOST_EVERY;
-            match issued(authority, now, &self.0.provider) {
-                Ok((certified, at)) => {
+            let due_in = renewal.due_in(clock.now());
+            if !due_in.is_zero() {
+                tokio::time::sleep(due_in.min(LOOK_AT_THE_CLOCK_EVERY)).await;
+                continue;
+            }
+            match issued(authority, clock, &self.0.provider) {
+                Ok((certified, next)) => {
                     self.0.current.certified.store(Arc::new(certified));
-                    renew_at = renew_at.max(at);
+                    renewal = next;
                     tracing::info!("made a new certificate for WeChat's names");
                 }
                 Err(err) => {
                     tracing::error!(error = %err, "no new certificate for WeChat's names was made");
                 }
             }
+            tokio::time::sleep(ISSUE_AT_MOST_EVERY).await;
         }
     }
 
@@ -236,12 +242,12 @@ impl ResolvesServerCert for Current {
 /// A new certificate of an authority, and when to make the next.
 fn issued(
     authority: &Authority,
-    now: Timestamp,
+    clock: &Clock,
     provider: &CryptoProvider,
-) -> Result<(CertifiedKey, Timestamp), TlsError> {
-    let leaf = authority.issue(now)?;
-    let certified = CertifiedKey::from_der(vec![leaf.cert], leaf.key, provider)?;
-    Ok((certified, leaf.renew_at))
+) -> Result<(CertifiedKey, Renewal), TlsError> {
+    let leaf = authority.issue(clock.now())?;
+    let certified = CertifiedKey::from_der(leaf.chain, leaf.key, provider)?;
+    Ok((certified, leaf.renewal))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -39,9 +39,16 @@ pub fn hosts(address: IpAddr) -> String {
     NAMES.map(|name| format!("{address} {name}\n")).concat()
 }
 
+/// A path as shells take it, bare where it can be: not everybody who reads such lines takes quotes
+/// off.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 /// How programs come to trust the authority, by language.
 pub fn environment(places: &Places) -> String {
-    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     let (cert, bundle) = (quoted(&places.cert), quoted(&places.bundle));
     let java = quoted(&places.java);
     format!(

@@ -12,7 +12,10 @@ use std::{
 };
 
 use clock::{Clock, Timestamp};
-use rcgen::{CertificateParams, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    Issuer, KeyPair, NameConstraints,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
@@ -39,8 +42,11 @@ const DAY: u64 = 86_400;
 fn authority(now: Timestamp) -> TempDir {
     let folder = TempDir::new().unwrap();
     let made = Authority::make(now).unwrap();
-    write(&folder.path().join("ca.pem"), &made.cert_pem, 0o644);
-    write(&folder.path().join("ca.key"), &made.key_pem, 0o600);
+    let path = folder.path();
+    std::fs::create_dir(path.join("private")).unwrap();
+    write(&path.join("ca.pem"), &made.root_pem, 0o644);
+    write(&path.join("private/issuer.pem"), &made.issuer_pem, 0o644);
+    write(&path.join("private/issuer.key"), &made.key_pem, 0o600);
     folder
 }
 
@@ -55,8 +61,8 @@ fn read(path: &Path) -> String {
 
 /// What somebody could sign who has the key of this authority.
 fn signed(folder: &Path, name: &str) -> CertificateDer<'static> {
-    let ca_key = KeyPair::from_pem(&read(&folder.join("ca.key"))).unwrap();
-    let issuer = Issuer::from_ca_cert_pem(&read(&folder.join("ca.pem")), ca_key).unwrap();
+    let key = KeyPair::from_pem(&read(&folder.join("private/issuer.key"))).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&read(&folder.join("private/issuer.pem")), key).unwrap();
     let mut params = CertificateParams::new([name.to_owned()]).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.use_authority_key_identifier_extension = true;
@@ -72,15 +78,22 @@ fn roots(folder: &Path) -> RootCertStore {
     roots
 }
 
+/// Whether somebody who trusts these roots believes that the authority's leaf belongs to a name.
+fn is_believed(roots: RootCertStore, folder: &Path, leaf: &CertificateDer<'_>, name: &str) -> bool {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+    let verifier = verifier.build().unwrap();
+    let issuer = CertificateDer::from_pem_file(folder.join("private/issuer.pem")).unwrap();
+    let asked = ServerName::try_from(name).unwrap();
+    let now = Clock::real().now().as_secs().try_into().unwrap();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+    verifier.verify_server_cert(leaf, &[issuer], &asked, &[], now).is_ok()
+}
+
 #[test]
 fn the_authority_is_good_for_wechats_names_only() {
-    let now = Clock::real().now();
-    let folder = authority(now);
+    let folder = authority(Clock::real().now());
     let folder = folder.path();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(folder)), provider);
-    let verifier = verifier.build().unwrap();
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() as u64));
     for (name, is_good) in [
         ("api.weixin.qq.com", true),
         ("hk.api.weixin.qq.com", true),
@@ -88,18 +101,22 @@ fn the_authority_is_good_for_wechats_names_only() {
         ("qq.com", false),
         ("weixin.qq.com.evil.com", false),
         ("evilweixin.qq.com", false),
+        ("api.mch.weixin.qq.com", false),
         ("127.0.0.1", false),
         ("::1", false),
     ] {
         let leaf = signed(folder, name);
-        let asked = ServerName::try_from(name).unwrap();
-        let verified = verifier.verify_server_cert(&leaf, &[], &asked, &[], now);
-        assert_eq!(verified.is_ok(), is_good, "{name}: {verified:?}");
+        assert_eq!(is_believed(roots(folder), folder, &leaf, name), is_good, "{name}");
+        // Java does not look for limits in what it was told to trust; those below have to do.
+        let mut careless = roots(folder);
+        careless.roots[0].name_constraints = None;
+        assert_eq!(is_believed(careless, folder, &leaf, name), is_good, "{name}");
+
         let flag = if name.parse::<IpAddr>().is_ok() { "-verify_ip" } else { "-verify_hostname" };
         let verified = Command::new("openssl")
             .current_dir(folder)
-            .args(["verify", "-x509_strict", "-purpose", "sslserver"])
-            .args(["-CAfile", "ca.pem", flag, name, "leaf.pem"])
+            .args(["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", "ca.pem"])
+            .args(["-untrusted", "private/issuer.pem", flag, name, "leaf.pem"])
             .output()
             .unwrap();
         let said = format!("{verified:?}");
@@ -108,33 +125,99 @@ fn the_authority_is_good_for_wechats_names_only() {
     }
 }
 
+/// The limits that an authority must have.
+fn limits(depth: u8) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(depth));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("weixin.qq.com".to_owned())],
+        excluded_subtrees: vec![
+            GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix([0; 4], 0)),
+            GeneralSubtree::DnsName("mch.weixin.qq.com".to_owned()),
+            GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix([0; 16], 0)),
+        ],
+    });
+    params
+}
+
+/// Each takes one of them away.
+const WIDER: [fn(&mut CertificateParams); 7] = [
+    |params| params.name_constraints = None,
+    |params| params.extended_key_usages = Vec::new(),
+    |params| params.extended_key_usages.push(ExtendedKeyUsagePurpose::EmailProtection),
+    |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+    |params| {
+        let wide = GeneralSubtree::DnsName("qq.com".to_owned());
+        params.name_constraints.as_mut().unwrap().permitted_subtrees.push(wide);
+    },
+    |params| _ = params.name_constraints.as_mut().unwrap().excluded_subtrees.pop(),
+    |params| _ = params.name_constraints.as_mut().unwrap().excluded_subtrees.remove(1),
+];
+
 #[test]
 fn another_authority_is_not_taken() {
     let now = Clock::real().now();
     let refused = |folder: &Path| Authority::load(folder).unwrap_err();
     let folder = authority(now);
     let path = folder.path();
-    assert!(Authority::load(path).unwrap().check_time(now).is_ok());
+    let (root, issuer) = (path.join("ca.pem"), path.join("private/issuer.pem"));
+    let key = path.join("private/issuer.key");
+    assert!(Authority::load(path).unwrap().issue(now).is_ok());
 
+    // A root that did not sign the issuer, and an issuer of another key.
     let other = authority(now);
-    write(&path.join("ca.pem"), &read(&other.path().join("ca.pem")), 0o644);
+    let (good_root, good_issuer) = (read(&root), read(&issuer));
+    write(&root, &read(&other.path().join("ca.pem")), 0o644);
+    let apart = Authority::load(path).unwrap().issue(now);
+    assert!(matches!(apart, Err(InterceptError::Apart { .. })));
+    write(&root, &good_root, 0o644);
+    write(&issuer, &read(&other.path().join("private/issuer.pem")), 0o644);
     assert!(matches!(refused(path), InterceptError::Strangers(_)));
-    // One that could sign for anybody.
-    let key = KeyPair::from_pem(&read(&path.join("ca.key"))).unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-    write(&path.join("ca.pem"), &params.self_signed(&key).unwrap().pem(), 0o644);
+
+    // One with limits, and those that could sign for more.
+    let our_key = KeyPair::from_pem(&read(&key)).unwrap();
+    let put = |path: &Path, params: &CertificateParams| {
+        write(path, &params.self_signed(&our_key).unwrap().pem(), 0o644);
+    };
+    put(&issuer, &limits(0));
+    assert!(Authority::load(path).is_ok());
+    for (at, widen) in WIDER.iter().enumerate() {
+        let mut params = limits(0);
+        widen(&mut params);
+        put(&issuer, &params);
+        assert!(matches!(refused(path), InterceptError::Unlimited(_)), "{at}");
+    }
+    write(&issuer, &good_issuer, 0o644);
+    let mut unlimited = limits(1);
+    unlimited.name_constraints = None;
+    put(&root, &unlimited);
     assert!(matches!(refused(path), InterceptError::Unlimited(_)));
-    write(&path.join("ca.pem"), "nothing", 0o644);
+
+    write(&root, "nothing", 0o644);
     assert!(matches!(refused(path), InterceptError::Bad { .. }));
-    write(&path.join("ca.key"), &read(&path.join("ca.key")), 0o640);
+    write(&key, &read(&key), 0o640);
     assert!(matches!(refused(path), InterceptError::Open { mode: 0o640, .. }));
-    std::fs::remove_file(path.join("ca.key")).unwrap();
+    std::fs::remove_file(&key).unwrap();
     assert!(matches!(refused(path), InterceptError::Read { .. }));
 
     let old = authority(Timestamp::from_secs(0));
     let old = Authority::load(old.path()).unwrap();
     assert!(matches!(old.issue(now), Err(InterceptError::Ended { .. })));
+}
+
+#[test]
+fn a_certificate_of_a_time_that_was_set_back_is_replaced_at_once() {
+    let folder = authority(START);
+    let authority = Authority::load(folder.path()).unwrap();
+    let ahead = START + Duration::from_secs(1_000 * DAY);
+    let leaf = authority.issue(ahead).unwrap();
+    assert_eq!(leaf.renewal.due_in(ahead), Duration::from_secs(15 * DAY));
+    assert_eq!(leaf.renewal.due_in(ahead + Duration::from_secs(15 * DAY)), Duration::ZERO);
+    // A small step back is no matter: certificates begin an hour before.
+    let small = ahead - Duration::from_secs(1_800);
+    assert!(leaf.renewal.due_in(small) > Duration::from_secs(15 * DAY));
+    assert_eq!(leaf.renewal.due_in(START), Duration::ZERO);
 }
 
 /// The simulated time, for TLS.
@@ -289,9 +372,14 @@ async fn init_writes_an_authority_once() {
         let mode = std::fs::metadata(path).unwrap().permissions();
         std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777
     };
-    assert_eq!(mode(&folder.path("intercept")), 0o700);
-    assert_eq!(mode(&path("ca.key")), 0o600);
-    let (cert, key) = (read(&path("ca.pem")), read(&path("ca.key")));
+    assert_eq!(mode(&path("private")), 0o700);
+    assert_eq!(mode(&path("private/issuer.key")), 0o600);
+    let authority = || {
+        let files = ["ca.pem", "private/issuer.pem", "private/issuer.key"];
+        files.map(|name| std::fs::read_to_string(path(name)).ok())
+    };
+    let written = authority();
+    let cert = written[0].clone().unwrap();
     assert!(read(&path("bundle.pem")).ends_with(&cert));
     let hosts = read(&path("hosts.txt"));
     assert_eq!(hosts.lines().count(), NAMES.len());
@@ -315,10 +403,21 @@ async fn init_writes_an_authority_once() {
 
     let again = folder.xinfu(&["intercept", "init"]).await.failed(1);
     assert!(again.err.contains("is there already; nothing was written"), "{}", again.err);
-    assert_eq!((read(&path("ca.pem")), read(&path("ca.key"))), (cert, key));
-    // Half an authority counts too.
+    assert_eq!(authority(), written);
+    // A part of an authority counts too.
     std::fs::remove_file(path("ca.pem")).unwrap();
+    std::fs::remove_file(path("private/issuer.pem")).unwrap();
     folder.xinfu(&["intercept", "init"]).await.failed(1);
+    assert_eq!(authority()[2], written[2]);
+
+    for nowhere in ["0.0.0.0", "::"] {
+        let args = ["intercept", "init", "--dir", "other", "--address", nowhere];
+        folder.xinfu(&args).await.failed(2);
+    }
+    assert!(!folder.path("other").exists());
+    let ipv6 = ["intercept", "init", "--dir", "other", "--address", "fd00::1"];
+    let printed = folder.xinfu(&ipv6).await.ok();
+    assert!(printed.err.contains("`[fd00::1]:443`"), "{}", printed.err);
 }
 
 #[tokio::test]
@@ -336,8 +435,16 @@ async fn what_is_wrong_with_the_authority_is_told() {
     folder.xinfu(&["check-config"]).await.ok();
     let printed = folder.xinfu(&["doctor"]).await;
     assert!(printed.out.contains("intercept: the authority is good until 20"), "{}", printed.out);
+    assert!(printed.out.contains("intercept: `127.0.0.1:0` is free"), "{}", printed.out);
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    folder.set("XINFU_LISTEN_INTERCEPT", &address);
+    let printed = folder.xinfu(&["doctor"]).await;
+    let words = format!("intercept: `{address}` is in use");
+    assert!(printed.out.contains(&words), "{}", printed.out);
 
-    write(&folder.path("intercept/ca.key"), &read(&folder.path("intercept/ca.key")), 0o644);
+    let key = folder.path("intercept/private/issuer.key");
+    write(&key, &read(&key), 0o644);
     let printed = folder.xinfu(&["check-config"]).await.failed(2);
     assert!(printed.err.contains("chmod 600"), "{}", printed.err);
     let printed = folder.xinfu(&["doctor"]).await.failed(1);
