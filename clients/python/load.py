@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import sys
 import threading
+import time
 
 from world import World, client
 
@@ -11,7 +12,7 @@ PROCESSES = 8
 CALLS = 200
 
 
-def work(base, appid, secret, openid, failures):
+def work(base, appid, secret, openid, pause, failures):
     sdk = client(base, appid, secret)
     failed = 0
     for _ in range(CALLS):
@@ -20,10 +21,11 @@ def work(base, appid, secret, openid, failures):
         # Whatever goes wrong is a call that failed.
         except Exception:
             failed += 1
+        time.sleep(pause)
     failures.put(failed)
 
 
-def run(world, base, appid, secret, issuer, every):
+def run(world, base, appid, secret, issuer, every, pause):
     """All processes once; how many calls failed and how many tokens were fetched."""
     paths = ["/cgi-bin/token", "/cgi-bin/stable_token"]
     before = sum(world.calls(path, appid) for path in paths)
@@ -40,7 +42,7 @@ def run(world, base, appid, secret, issuer, every):
     thread.start()
     failures = multiprocessing.Queue()
     processes = [
-        multiprocessing.Process(target=work, args=(base, appid, secret, world.openid, failures))
+        multiprocessing.Process(target=work, args=(base, appid, secret, world.openid, pause, failures))
         for _ in range(PROCESSES)
     ]
     for process in processes:
@@ -56,13 +58,14 @@ def run(world, base, appid, secret, issuer, every):
 
 def main(world):
     figures = []
-    for name, appid, issuer, every in [
-        ("stable, ended every 250 ms", world.appid, "stable", 0.25),
-        ("classic, ended every 10 s", world.classic_appid, "classic", 10),
+    for name, appid, issuer, every, pause in [
+        ("stable, ended every 250 ms", world.appid, "stable", 0.25, 0),
+        ("classic, ended every 10 s", world.classic_appid, "classic", 10, 0.15),
     ]:
-        through = run(world, world.api, appid, world.key, issuer, every)
+        through = run(world, world.api, appid, world.key, issuer, every, pause)
         # Straight at WeChat the SDK fetches classic tokens, whatever the app is set to here.
-        straight = run(world, world.sim, appid, world.secret, "classic", every)
+        alone = world.straight_appids.pop()
+        straight = run(world, world.sim, alone, world.secret, "classic", every, pause)
         figures.append({"client": "wechatpy", "case": name, "xinfu": through, "straight": straight})
     print(json.dumps(figures))
 

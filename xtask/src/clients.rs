@@ -21,6 +21,18 @@ use crate::command::{Call, Stopwatch};
 /// The app whose token is the stable issuer's, and the one on the classic issuer.
 const APP: &str = "wx00000000000000aa";
 const CLASSIC: &str = "wx00000000000000bb";
+/// Apps on the classic issuer, one for each load.
+const LOADED: [&str; 2] = ["wx00000000000000c0", "wx00000000000000c1"];
+/// Apps that no server here holds, for those who go straight to WeChat: one for each run, since each
+/// uses up a day's quota.
+const STRAIGHT: [&str; 6] = [
+    "wx00000000000000d0",
+    "wx00000000000000d1",
+    "wx00000000000000d2",
+    "wx00000000000000d3",
+    "wx00000000000000d4",
+    "wx00000000000000d5",
+];
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const OPENID: &str = "oABCDEFGHIJKLMNOPQRSTUVWXYZ0";
 const NICKNAME: &str = "小明 🌏";
@@ -44,16 +56,17 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         ("rust", vec![rust]),
     ];
     for (name, command) in clients {
-        let described = world.describe(name)?;
+        let described = world.describe(name, CLASSIC, &[])?;
         world.in_it(call(root, &command, &described)).run_within(LIMIT)?;
     }
     let loads = [
         ("python-load", vec![python, root.join("clients/python/load.py")]),
         ("node-load", vec!["node".into(), node.join("load.js")]),
     ];
+    let of_loads = [(LOADED[0], &STRAIGHT[..2]), (LOADED[1], &STRAIGHT[2..])];
     let mut figures = Vec::new();
-    for (name, command) in loads {
-        let described = world.describe(name)?;
+    for ((name, command), (classic, straight)) in loads.into_iter().zip(of_loads) {
+        let described = world.describe(name, classic, straight)?;
         let printed = world.in_it(call(root, &command, &described)).stdout()?;
         let rows: Vec<Value> =
             serde_json::from_str(&printed).context("a load prints its figures")?;
@@ -136,7 +149,8 @@ impl World {
         let xinfu = root.join("target/debug/xinfu");
         let mut sim = Command::new(&xinfu);
         sim.args(["sim", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--seed", "1"]);
-        for app in [APP, CLASSIC] {
+        let apps: Vec<&str> = [APP, CLASSIC].into_iter().chain(LOADED).chain(STRAIGHT).collect();
+        for app in &apps {
             sim.arg("--app").arg(format!("{app}:{SECRET}"));
         }
         let (simulator, line) = start(&mut sim, "simulated WeChat on ")?;
@@ -144,10 +158,10 @@ impl World {
         let mut url = || urls.next().map(|url| url.trim_end_matches(',').to_owned());
         let sim = url().context("the simulator tells its address")?;
         let control = url().context("the simulator tells its control port")?;
-        let users = [APP, CLASSIC].map(|app| {
+        let users = apps.iter().map(|app| {
             json!({"appid": app, "openid": OPENID, "nickname": NICKNAME, "unionid": "oUNION"})
         });
-        post(root, &format!("{control}/sim/users"), &json!(users))?;
+        post(root, &format!("{control}/sim/users"), &users.collect())?;
 
         let world = Self {
             config: folder.join("xinfu.toml"),
@@ -174,7 +188,8 @@ impl World {
         self.call(&["init"]).stdout()?;
         let secret = self.folder.join("secret");
         fs::write(&secret, SECRET)?;
-        for (app, issuer) in [(APP, "stable"), (CLASSIC, "classic")] {
+        let classic = [CLASSIC].into_iter().chain(LOADED).map(|app| (app, "classic"));
+        for (app, issuer) in [(APP, "stable")].into_iter().chain(classic) {
             let secret = secret.to_string_lossy();
             self.xinfu(&["app", "add", app, "--issuer", issuer, "--secret-file", &secret])?;
         }
@@ -224,7 +239,7 @@ impl World {
     }
 
     /// Writes down what a client is to know, with a key of its own.
-    fn describe(&self, name: &str) -> Result<PathBuf> {
+    fn describe(&self, name: &str, classic: &str, straight: &[&str]) -> Result<PathBuf> {
         let key = self.xinfu(&["key", "add", name, "--everything"])?;
         self.await_key(key.trim())?;
         let config = self.config.to_string_lossy();
@@ -233,7 +248,8 @@ impl World {
             "sim": self.sim,
             "sim_control": self.control,
             "appid": APP,
-            "classic_appid": CLASSIC,
+            "classic_appid": classic,
+            "straight_appids": straight,
             "secret": SECRET,
             "openid": OPENID,
             "nickname": NICKNAME,

@@ -141,6 +141,33 @@ fn introduce(world: &World, console: &mut Console) -> Result<(), Failure> {
              curl -sw '\\n' -X DELETE $CONTROL/sim/faults"
                 .to_owned(),
         ),
+        (
+            "what an SDK does: a pass for the client key, and a call with it",
+            format!(
+                "P=$(curl -s \"$API/cgi-bin/token?grant_type=client_credential&appid={appid}&secret=${{AUTH##* }}\" \
+                 | sed 's/.*access_token\":\"//; s/\".*//')\n  \
+                 curl -sw '\\n' \"$API/cgi-bin/user/info?access_token=$P&openid={follower}\"",
+                appid = shop.appid
+            ),
+        ),
+        (
+            "the same in Python (pip install wechatpy cryptography)",
+            format!(
+                "python3 -c \"from wechatpy.client import WeChatClient as W; W.API_BASE_URL='$API/cgi-bin/'; \
+                 W.fetch_access_token=lambda s: s._fetch_access_token('$API/cgi-bin/token', \
+                 dict(grant_type='client_credential', appid=s.appid, secret=s.secret)); \
+                 print(W('{}', '${{AUTH##* }}').user.get('{follower}'))\"",
+                shop.appid
+            ),
+        ),
+        (
+            "and in Node (npm install co-wechat-api)",
+            format!(
+                "node -e \"const A=require('co-wechat-api'); const a=new A('{}', '${{AUTH##* }}'); \
+                 a.prefix='$API/cgi-bin/'; a.getUser('{follower}').then(console.log)\"",
+                shop.appid
+            ),
+        ),
         ("see what WeChat was asked", "curl -sw '\\n' $CONTROL/sim/calls".to_owned()),
     ];
     for (what, line) in lines {
