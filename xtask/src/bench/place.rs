@@ -25,7 +25,7 @@ const CALL: &str = "/cgi-bin/get_api_domain_ip";
 /// What WeChat answers who asks for a token: as long as what it answers in truth.
 pub(super) const TOKEN_ANSWER: &str = concat!(
     r#"{"access_token":"83_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdEfGhIjKlMnOpQrStUvWxYz012"#,
-    r#"3456789-_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdEfGhIjKlMnOp","expires_in":7200}"#
+    r#"3456789-_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdEfGhIjKlMnOpQrS","expires_in":7200}"#
 );
 /// What the reference servers answer, and WeChat to any other call: as long as a token read's
 /// answer.
