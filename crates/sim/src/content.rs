@@ -73,9 +73,8 @@ pub(crate) fn answer(
     let done = || Ok(json!({ "errcode": 0, "errmsg": "ok" }).into());
     match endpoint {
         Endpoint::MediaUpload => {
-            let kind = match call.query("type") {
-                Some(kind @ ("image" | "voice" | "video" | "thumb")) => kind,
-                _ => return Err(Failure::new(40004)),
+            let Some(kind @ ("image" | "voice" | "video" | "thumb")) = call.query("type") else {
+                return Err(Failure::new(40004));
             };
             let file = call.file.clone().ok_or_else(|| Failure::new(41005))?;
             let id = rng.text(LETTERS, 64);
