@@ -30,11 +30,10 @@ def steps(world, sdk, appid):
     check(sent["text"]["content"] == TEXT, f"Chinese text of the message: {sent}")
 
 
-def log_in(world):
+def log_in(world, sdk):
     code = world.control(
         f"/sim/apps/{world.appid}/codes", {"openid": world.openid, "scope": "snsapi_userinfo"}
     )["code"]
-    sdk = oauth(world.api, world.appid, world.key)
     granted = sdk.fetch_access_token(code)
     check(granted["openid"] == world.openid and granted["access_token"].startswith("xw_"), "login")
     check(sdk.get_user_info()["nickname"] == world.nickname, "profile")
@@ -46,7 +45,7 @@ def log_in(world):
 def main(world):
     sdk = client(world.api, world.appid, world.key)
     steps(world, sdk, world.appid)
-    log_in(world)
+    log_in(world, oauth(world.api, world.appid, world.key))
     first = sdk.access_token
     for _ in range(3):
         world.control(f"/sim/apps/{world.appid}/foreign-refresh", {"issuer": "stable", "kill": True})
@@ -58,6 +57,12 @@ def main(world):
     world.xinfu("token", "refresh", world.classic_appid)
     steps(world, classic, world.classic_appid)
 
+    revoke(world, sdk)
+    print("wechatpy: all calls, three foreign refreshes, a rotation, a revocation")
+
+
+def revoke(world, sdk):
+    """Two seconds after its key is revoked, the SDK hears so."""
     world.xinfu("key", "revoke", world.key_name)
     time.sleep(2)
     began = time.monotonic()
@@ -67,7 +72,7 @@ def main(world):
     except WeChatClientException as error:
         check(error.errcode == 40125, f"a revoked key hears 40125, not {error.errcode}")
     check(time.monotonic() - began < 10, "the SDK gives up")
-    print("wechatpy: all calls, three foreign refreshes, a rotation, a revocation")
 
 
-main(World(sys.argv[1]))
+if __name__ == "__main__":
+    main(World(sys.argv[1]))

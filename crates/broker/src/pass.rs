@@ -199,6 +199,7 @@ impl Broker {
             *asked = Some(Instant::now());
             if let Err(err) = self.reload_pass_keys().await {
                 tracing::warn!(error = %err, "the keys of passes cannot be read again");
+                return Err(DeadPass::Stale);
             }
         }
         drop(asked);
@@ -264,7 +265,9 @@ impl Broker {
             let rows = self.0.store.pass_keys().await?;
             let now = self.now();
             let last = rows.last();
-            let fine = last.is_some_and(|row| {
+            // One that does not open here is as good as none.
+            let readable = rows.iter().rev().find(|row| self.pass_key_of(row).is_ok());
+            let fine = readable.is_some_and(|row| {
                 // One from the future is of a clock that has been set back since.
                 row.published_at <= now + SET_BACK && now < row.published_at + NEXT_AFTER
             });
@@ -290,7 +293,8 @@ impl Broker {
         let kept = rows.iter().filter(|row| now < row.published_at + KEPT + SET_BACK);
         let keys = kept.filter_map(|row| self.readable(self.pass_key_of(row)));
         let keys: Vec<_> = keys.collect();
-        if !keys.is_empty() || rows.is_empty() {
+        // With none that can be read, those that are known go on: without any, no pass can be made.
+        if !keys.is_empty() {
             self.0.pass_keys.all.store(Arc::new(keys));
         }
         Ok(())

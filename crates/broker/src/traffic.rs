@@ -19,6 +19,9 @@ use crate::{AppEntry, credential::CredentialKind};
 /// So many paths are counted apart for each app; all others together.
 const MOST_PATHS: usize = 200;
 
+/// A longer path is none of WeChat's, and may hold what a mistake has put into it.
+const LONGEST_PATH: usize = 80;
+
 /// Where calls of further paths are counted.
 const OTHER: &str = "other";
 
@@ -88,8 +91,12 @@ impl Traffic {
         }
         // What WeChat does not know is not worth a series of its own.
         let known = self.calls.load().len() < MOST_PATHS
+            && path.len() <= LONGEST_PATH
             && matches!(class, CallClass::Fine | CallClass::Token);
         let name = if known { path } else { OTHER };
+        if let Some(counts) = self.calls.load().get(name) {
+            return add(counts);
+        }
         self.calls.rcu(|calls| {
             let mut calls = HashMap::clone(calls);
             calls.entry(name.into()).or_default();
@@ -192,6 +199,7 @@ mod tests {
         let traffic = Traffic::default();
         // A path that WeChat never answered may be anybody's invention.
         traffic.count_call("/made/up", CallClass::Errcode);
+        traffic.count_call(&format!("/cgi-bin/{}", "t".repeat(130)), CallClass::Fine);
         traffic.count_call("/cgi-bin/user/info", CallClass::Token);
         traffic.count_call("/cgi-bin/user/info", CallClass::Fine);
         traffic.count_call("/cgi-bin/user/info", CallClass::Errcode);
@@ -206,7 +214,7 @@ mod tests {
         assert_eq!(of("/cgi-bin/user/info"), [1, 1, 1, 0]);
         assert_eq!(of("/path/0"), [1, 0, 0, 0]);
         assert_eq!(calls.len(), MOST_PATHS);
-        assert_eq!(of(OTHER), [300 - (MOST_PATHS as u64 - 2), 1, 0, 0]);
+        assert_eq!(of(OTHER), [301 - (MOST_PATHS as u64 - 2), 1, 0, 0]);
     }
 
     #[test]

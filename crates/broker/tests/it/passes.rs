@@ -226,12 +226,32 @@ async fn passes_go_on_while_the_store_is_away_and_when_it_was_away_for_long() {
     let key = add_key(&replica.broker, "k").await;
     world.memory.set_reachable(false);
     world.pass(secs(4 * 3600)).await;
-    let pass = issue(&replica.broker, &entry, &key);
+    issue(&replica.broker, &entry, &key);
     world.memory.set_reachable(true);
     world.pass(secs(90)).await;
     assert!(resolved(&replica.broker, &issue(&replica.broker, &entry, &key)).is_ok());
-    // The key that went on for too long is forgotten with the passes it sealed.
-    assert!(matches!(resolved(&replica.broker, &pass), Ok(_) | Err(DeadPass::UnknownKey)));
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lost_its_pass_keys_stops_no_server() {
+    let world = World::new(Backend::Sqlite).await;
+    let replica = world.replica().await;
+    let entry = world.add_app(&replica.broker, APP, issuer()).await;
+    let key = add_key(&replica.broker, "k").await;
+    let database = rusqlite::Connection::open(world.database()).unwrap();
+    for damage in ["DELETE FROM pass_keys", "UPDATE pass_keys SET value = zeroblob(60)"] {
+        database.execute_batch(damage).unwrap();
+        for _ in 0..100 {
+            let pass = issue(&replica.broker, &entry, &key);
+            assert!(resolved(&replica.broker, &pass).is_ok(), "{damage}");
+            world.pass(secs(2)).await;
+        }
+        // By now there is another key, which a server that starts finds.
+        let late = world.replica().await;
+        assert!(resolved(&late.broker, &issue(&replica.broker, &entry, &key)).is_ok(), "{damage}");
+        late.stop().await;
+    }
     replica.stop().await;
 }
 

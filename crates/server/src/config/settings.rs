@@ -420,8 +420,15 @@ fn limits(typed: &Typed) -> Result<Limits, ConfigError> {
 fn bounds(typed: &Typed) -> Result<Bounds, ConfigError> {
     const DAY: Duration = Duration::from_secs(86_400);
     let raw = &typed.raw.limits;
+    /// A server that has nothing to do looks at its store every half a minute.
+    const LEAST: Duration = Duration::from_secs(60);
+    let stale_keys_max = span(typed, "limits.stale_keys_max", &raw.stale_keys_max, DAY)?;
+    if stale_keys_max < LEAST {
+        let problem = format!("is `{}`; at least `60s` is allowed", raw.stale_keys_max);
+        return Err(typed.problem("limits.stale_keys_max", problem));
+    }
     Ok(Bounds {
-        stale_keys_max: span(typed, "limits.stale_keys_max", &raw.stale_keys_max, DAY)?,
+        stale_keys_max,
         key_calls_per_minute: NonZeroU32::new(raw.key_calls_per_minute),
         app_calls_per_minute: NonZeroU32::new(raw.app_calls_per_minute),
     })

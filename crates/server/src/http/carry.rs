@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use broker::{
     AppEntry, Attempts, CallClass, INVALID_TOKEN, TokenError, TokenView, key::ClientKey,
     path::CallPath,
@@ -56,7 +56,7 @@ pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>
     let entry = Arc::clone(&call.entry);
     let carried = try_to_carry(app, call).await;
     let class = match &carried {
-        Ok((_, None | Some(0))) => CallClass::Fine,
+        Ok((answer, None | Some(0))) => class_of(answer.status()),
         Ok((_, Some(code))) if INVALID_TOKEN.contains(code) => CallClass::Token,
         Ok((_, Some(_))) => CallClass::Errcode,
         // What did not arrive here did not arrive there.
@@ -65,6 +65,15 @@ pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>
     };
     entry.count_call(path.as_str(), class);
     carried.map(|(response, _)| response)
+}
+
+/// What an answer without an errcode is: a gateway's page is none of WeChat's.
+pub(super) fn class_of(status: StatusCode) -> CallClass {
+    if status.is_success() || status == StatusCode::NOT_MODIFIED {
+        CallClass::Fine
+    } else {
+        CallClass::Unanswered
+    }
 }
 
 /// Makes a call, and tells the errcode of its answer as well.

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use broker::{Bounds, key::Permission};
 use server::http::{ADMIN_PATHS, ProblemType};
-use sim::Issuer;
+use sim::{Fault, FaultKind, Issuer};
 
 use crate::{
     harness::{APP, Answer, OPENID, Setup, World, pass},
@@ -75,6 +75,28 @@ async fn what_was_done_is_counted() {
     let secrets = [token["access_token"].as_str().unwrap(), &world.key, &sdk.token()];
     assert!(!secrets.iter().any(|secret| page.contains(*secret)), "{page}");
     assert!(!page.contains("/made/up"), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_a_mistake_puts_into_a_path_is_not_told() {
+    let world = World::new().await;
+    let sdk = Sdk::of(&world).await;
+    let token = world.token().await["access_token"].as_str().unwrap().to_owned();
+    let path = format!("/cgi-bin/user/info/{token}");
+    let gateway = FaultKind::BadGateway { processed: false };
+    world.sim.set_fault(Fault::new(gateway).on(&path).times(1));
+    assert_eq!(sdk.call("GET", &path, "", None).await.status, 502);
+    let short = "/cgi-bin/user/oops";
+    world.sim.set_fault(Fault::new(FaultKind::BadGateway { processed: true }).on(short).times(1));
+    assert_eq!(sdk.call("GET", short, "", None).await.status, 502);
+    let page = page(&world).await;
+    assert!(!page.contains(&token) && !page.contains("oops"), "{page}");
+    shows(
+        &page,
+        &format!(
+            "xinfu_upstream_requests_total{{appid=\"{APP}\",api=\"other\",class=\"unanswered\"}} 2"
+        ),
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use broker::{AppEntry, CallClass, key::ClientKey};
+use broker::{AppEntry, CallClass, INVALID_TOKEN, key::ClientKey};
 use serde_json::{Map, Value, json};
 use wechat::{AuthCode, Forward, IssuedGrant};
 
@@ -12,7 +12,7 @@ use super::{
     issue::{Proven, json_answer},
 };
 use crate::http::{
-    carry::{forward, passed_on, strip_request},
+    carry::{Unanswered, class_of, forward, passed_on, strip_request},
     upload::Arriving,
 };
 
@@ -106,9 +106,16 @@ impl Asked<'_> {
             body: body.upload(),
         };
         let answer = forward(self.app, call, &faults, token).await;
-        let class = if answer.is_ok() { CallClass::Fine } else { CallClass::Unanswered };
+        let mut answer = answer.inspect_err(|_| {
+            entry.count_call(self.path.as_str(), CallClass::Unanswered);
+        })?;
+        let class = match answer.errcode().await.map_err(Unanswered::WeChat)? {
+            None | Some(0) => class_of(answer.status),
+            Some(code) if INVALID_TOKEN.contains(&code) => CallClass::Token,
+            Some(_) => CallClass::Errcode,
+        };
         entry.count_call(self.path.as_str(), class);
-        Ok(passed_on(answer?, token))
+        Ok(passed_on(answer, token))
     }
 
     /// What WeChat told of a user, with its tokens wrapped.
