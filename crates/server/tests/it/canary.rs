@@ -134,6 +134,32 @@ async fn check_format(format: &str) {
     canaries.hide("a token", polled["access_token"].as_str().unwrap());
     answers.push(server.get("/v1/apps/one/token?after=2&wait=1", &key).await);
 
+    // What SDKs send, and what is sent in its place.
+    let at = |path: &str| format!("{}{path}", server.url);
+    let fetch = format!("/cgi-bin/token?grant_type=client_credential&appid=wx1&secret={key}");
+    let (_, issued) = http("GET", &at(&fetch), None, None).await.unwrap();
+    let pass = issued["access_token"].as_str().unwrap().to_owned();
+    canaries.hide("a pass", &pass);
+    let info = format!("/cgi-bin/user/info?openid=oFollower&access_token={pass}");
+    for path in [
+        info.clone(),
+        format!("/cgi-bin/some/thing?access_token={pass}"),
+        format!("/cgi-bin//user/info?access_token={pass}"),
+        format!("/cgi-bin/user/info?access_token={pass}x"),
+        format!("/cgi-bin/user/info?access_token={pass}&secret={key}"),
+        format!("/sns/userinfo?access_token={pass}"),
+        format!("/cgi-bin/token?grant_type=client_credential&appid=wx1&secret={SECRET}"),
+    ] {
+        let (status, answer) = http("GET", &at(&path), None, None).await.unwrap();
+        assert_eq!(status, 200, "{answer}");
+        answers.push((status, answer));
+    }
+    sim.kill_token("wx1", "stable").await;
+    answers.push(http("GET", &at(&info), None, None).await.unwrap());
+    answers.push(server.get("/wx/one/cgi-bin/user/info?openid=oFollower", &key).await);
+    let (_, healed) = server.get("/v1/apps/one/token", &key).await;
+    canaries.hide("a token", healed["access_token"].as_str().unwrap());
+
     // Everything that goes wrong, here and at WeChat.
     answers.push(server.get("/v1/apps/wx3/token", &key).await);
     answers.push(server.get("/v1/apps/nowhere/token", &key).await);
