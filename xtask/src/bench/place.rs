@@ -100,6 +100,10 @@ impl Xinfu {
     fn in_folder(folder: Folder, binary: &Path, wechat: &str) -> Result<Self> {
         let variables = vec![
             ("XINFU_LISTEN_API", "127.0.0.1:0".to_owned()),
+            ("XINFU_LISTEN_ADMIN", "127.0.0.1:0".to_owned()),
+            // Looked at on each call, and never reached.
+            ("XINFU_LIMITS_KEY_CALLS_PER_MINUTE", u32::MAX.to_string()),
+            ("XINFU_LIMITS_APP_CALLS_PER_MINUTE", u32::MAX.to_string()),
             ("XINFU_UPSTREAM_BASE_URLS", wechat.to_owned()),
         ];
         let xinfu = Self { folder, binary: binary.to_owned(), variables };
