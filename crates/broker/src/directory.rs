@@ -49,7 +49,7 @@ impl AppEntry {
 
     /// Takes one call from what may be carried with the app's token in a minute. `false`: it comes
     /// too early.
-    pub fn admit_call(&self) -> bool {
+    pub(crate) fn admit_call(&self) -> bool {
         self.rate.admit()
     }
 

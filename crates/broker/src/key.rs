@@ -20,9 +20,10 @@ use serde::{Deserialize, Serialize};
 use wechat::AppId;
 
 use crate::{
+    AppEntry,
     app::UnknownWord,
     random::random_word,
-    rate::{Bounds, Rate},
+    rate::{Bounds, Rate, TooFast},
     store::{KeyRow, StoreError},
 };
 
@@ -287,11 +288,17 @@ impl ClientKey {
         }
     }
 
-    /// Takes one call from what the key may have carried in a minute. `false`: it comes too early,
-    /// which is counted.
-    pub fn admit_call(&self) -> bool {
-        let admitted = self.rate.admit();
-        if !admitted {
+    /// Takes one call from what may be carried in a minute, for the key and for the app. One that
+    /// comes too early is counted.
+    pub fn admit_call(&self, entry: &AppEntry) -> Result<(), TooFast> {
+        let admitted = if !self.rate.admit() {
+            Err(TooFast::Key)
+        } else if !entry.admit_call() {
+            Err(TooFast::App)
+        } else {
+            Ok(())
+        };
+        if admitted.is_err() {
             self.limited.fetch_add(1, Ordering::Relaxed);
         }
         admitted
@@ -312,7 +319,7 @@ impl ClientKey {
         self.reads.read()
     }
 
-    /// How many of its calls came too early.
+    /// How many of its calls came too early, for itself or for the app.
     pub fn limited(&self) -> u64 {
         self.limited.load(Ordering::Relaxed)
     }

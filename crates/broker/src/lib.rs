@@ -78,7 +78,7 @@ pub use manage::{AppChange, Applied, ApplyError, NewApp, Rekeyed};
 pub use mini::{MiniError, MiniLogin};
 pub use pass::{DeadPass, PASS_HONOURED, PASS_LIFE, Pass, Passed};
 pub use person::{Drill, Refreshed};
-pub use rate::Bounds;
+pub use rate::{Bounds, TooFast};
 pub use report::INVALID_TOKEN;
 pub use ticket::{JssdkConfig, TicketView};
 pub use token::{CredentialStatus, MIN_TTL_CAP, TokenView};

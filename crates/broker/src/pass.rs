@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::{
     AppEntry, Broker,
-    key::ClientKey,
+    key::{ClientKey, NotKnown},
     random::{random_bytes, random_word},
     slot::SET_BACK,
     store::{PassKeyRow, Place, StoreResult},
@@ -227,6 +227,17 @@ impl Broker {
         }
         let (key, entry) = self.still_reaches(key, app, created, now).ok_or(DeadPass::Invalid)?;
         Ok(Passed { key, entry })
+    }
+
+    /// Whether a client key that was found good before still works and still reaches the app, for
+    /// whoever has waited meanwhile. What it may do never changes. Takes no lock.
+    pub fn recheck(&self, key: &ClientKey, entry: &AppEntry) -> Result<(), NotKnown> {
+        if self.0.freshness.is_lost() {
+            return Err(NotKnown::Stale);
+        }
+        let app = entry.app();
+        let found = self.still_reaches(&key.id, app.id.as_str(), app.created_at, self.now());
+        found.map(drop).ok_or(NotKnown::Unknown)
     }
 
     /// The client key of an id and the app of an appid, if the key works and reaches the app today

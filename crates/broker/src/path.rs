@@ -10,6 +10,12 @@ use crate::key::{Permission, Rights};
 /// The longest path. WeChat's have fewer than 80 characters.
 const LONGEST: usize = 512;
 
+/// The name of paths that are not told apart.
+pub(crate) const OTHER: &str = "other";
+
+/// What client keys, passes and wrapped tokens begin with.
+const OURS: [&str; 4] = ["xk_", "xt_", "xw_", "xr_"];
+
 /// A path of WeChat's API in the only spelling that is accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CallPath<'a>(&'a str);
@@ -84,6 +90,15 @@ impl<'a> CallPath<'a> {
     /// The path, as it came.
     pub fn as_str(self) -> &'a str {
         self.0
+    }
+
+    /// What it is called in logs and metrics: the path, unless a mistake may have put a token, a
+    /// client key or a pass into it.
+    pub fn name(self) -> &'a str {
+        /// A longer path is none of WeChat's.
+        const LONGEST_NAME: usize = 80;
+        let ours = |segment: &str| OURS.iter().any(|prefix| segment.starts_with(prefix));
+        if self.0.len() > LONGEST_NAME || self.0.split('/').any(ours) { OTHER } else { self.0 }
     }
 
     /// Whether it is for the users of a web authorisation, and not for the app.
@@ -219,6 +234,18 @@ mod tests {
             apps: Apps::All,
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),
             ..Rights::all()
+        }
+    }
+
+    #[test]
+    fn what_may_hold_a_secret_is_not_a_name() {
+        let name = |path: &str| CallPath::parse(path).unwrap().name().to_owned();
+        for told in ["/cgi-bin/user/info", "/cgi-bin/%E4%B8%AD", "/a/txk_1", "/xk"] {
+            assert_eq!(name(told), told);
+        }
+        let token = format!("/cgi-bin/{}", "t".repeat(80));
+        for secret in ["/xk_1", "/cgi-bin/xt_abc/x", "/sns/xw_a", "/sns/a/xr_", &token] {
+            assert_eq!(name(secret), OTHER, "{secret}");
         }
     }
 

@@ -52,6 +52,17 @@ impl fmt::Debug for Rate {
     }
 }
 
+/// Which rate a call exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooFast {
+    /// The client key's.
+    #[error("the client key calls faster than it may")]
+    Key,
+    /// The app's, by all client keys together.
+    #[error("the app is called faster than it may be")]
+    App,
+}
+
 /// What a broker is told about how to treat its callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {

@@ -14,16 +14,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::{AppEntry, credential::CredentialKind};
+use crate::{
+    AppEntry,
+    credential::CredentialKind,
+    path::{CallPath, OTHER},
+};
 
 /// So many paths are counted apart for each app; all others together.
 const MOST_PATHS: usize = 200;
-
-/// A longer path is none of WeChat's, and may hold what a mistake has put into it.
-const LONGEST_PATH: usize = 80;
-
-/// Where calls of further paths are counted.
-const OTHER: &str = "other";
 
 /// What came of a call that was carried to WeChat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +55,7 @@ impl CallClass {
 #[derive(Default)]
 pub(crate) struct Traffic {
     calls: ArcSwap<HashMap<Box<str>, Arc<[AtomicU64; 4]>>>,
-    /// By kind, and by the errcode of a failure; 0: there was none.
+    /// By kind and by what came of them.
     refreshes: Mutex<BTreeMap<(CredentialKind, FetchResult), u64>>,
 }
 
@@ -82,7 +80,8 @@ pub struct TrafficFigures {
 }
 
 impl Traffic {
-    fn count_call(&self, path: &str, class: CallClass) {
+    fn count_call(&self, path: CallPath<'_>, class: CallClass) {
+        let path = path.name();
         let add = |counts: &[AtomicU64; 4]| {
             counts[class as usize].fetch_add(1, Ordering::Relaxed);
         };
@@ -91,7 +90,6 @@ impl Traffic {
         }
         // What WeChat does not know is not worth a series of its own.
         let known = self.calls.load().len() < MOST_PATHS
-            && path.len() <= LONGEST_PATH
             && matches!(class, CallClass::Fine | CallClass::Token);
         let name = if known { path } else { OTHER };
         if let Some(counts) = self.calls.load().get(name) {
@@ -111,7 +109,7 @@ impl Traffic {
 impl AppEntry {
     /// Counts a call that was carried with the app's token, or with the web token of one of its
     /// users.
-    pub fn count_call(&self, path: &str, class: CallClass) {
+    pub fn count_call(&self, path: CallPath<'_>, class: CallClass) {
         self.traffic().count_call(path, class);
     }
 
@@ -197,14 +195,15 @@ mod tests {
     #[test]
     fn paths_are_counted_apart_up_to_a_limit() {
         let traffic = Traffic::default();
+        let count = |path: &str, class| traffic.count_call(CallPath::parse(path).unwrap(), class);
         // A path that WeChat never answered may be anybody's invention.
-        traffic.count_call("/made/up", CallClass::Errcode);
-        traffic.count_call(&format!("/cgi-bin/{}", "t".repeat(130)), CallClass::Fine);
-        traffic.count_call("/cgi-bin/user/info", CallClass::Token);
-        traffic.count_call("/cgi-bin/user/info", CallClass::Fine);
-        traffic.count_call("/cgi-bin/user/info", CallClass::Errcode);
+        count("/made/up", CallClass::Errcode);
+        count("/cgi-bin/xk_0123456789", CallClass::Fine);
+        count("/cgi-bin/user/info", CallClass::Token);
+        count("/cgi-bin/user/info", CallClass::Fine);
+        count("/cgi-bin/user/info", CallClass::Errcode);
         for number in 0..300 {
-            traffic.count_call(&format!("/path/{number}"), CallClass::Fine);
+            count(&format!("/path/{number}"), CallClass::Fine);
         }
         let calls = traffic.calls.load();
         assert!(!calls.contains_key("/made/up"));

@@ -73,8 +73,8 @@ pub(super) async fn answer(
         app.id = Empty,
         request.id = request_id.to_str().unwrap_or_default(),
     );
-    let work = guarded(work(app, route, parameters, request));
-    let ended = work.instrument(span.clone()).await;
+    let work = caught(&request_id, work(app, route, parameters, request));
+    let ended = work.instrument(span.clone()).await.unwrap_or_else(|| Err(Problem::bug()));
 
     let _entered = span.entered();
     let response = ended.unwrap_or_else(|problem| {
@@ -116,14 +116,18 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     }
 }
 
-/// Turns a panic into a problem, so that it ends one request and nothing else.
-async fn guarded(work: impl Future<Output = Answer>) -> Answer {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
-        // What it said may quote anything; the panic hook has printed it for the operator.
-        tracing::error!("a request made the server panic");
-        let detail = "A bug of the server; its log has more under this request id.";
-        Err(Problem::new(ProblemType::Internal, detail))
-    })
+/// Stops a panic, so that it ends one request and nothing else. `None`: there was one.
+pub(super) async fn caught<T>(
+    request_id: &HeaderValue,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let ended = AssertUnwindSafe(work).catch_unwind().await;
+    // What it said may quote anything; the panic hook has printed it for the operator.
+    ended
+        .inspect_err(
+            |_| tracing::error!(request.id = ?request_id, "a request made the server panic"),
+        )
+        .ok()
 }
 
 /// The rules, in their order.
@@ -285,8 +289,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {
-        let ended = guarded(async { panic!("for the test") }).await;
-        assert_eq!(ended.map(|_| ()).unwrap_err().kind, ProblemType::Internal);
+        let ended = caught(&HeaderValue::from_static("id"), async { panic!("for the test") }).await;
+        assert_eq!(ended, None::<()>);
     }
 
     #[test]

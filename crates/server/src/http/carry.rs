@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use broker::{
-    AppEntry, Attempts, CallClass, INVALID_TOKEN, TokenError, TokenView, key::ClientKey,
+    AppEntry, Attempts, CallClass, INVALID_TOKEN, TokenError, TokenView,
+    key::{ClientKey, NotKnown},
     path::CallPath,
 };
 use http_body_util::Either;
@@ -36,12 +37,20 @@ pub(super) struct Call<'a> {
 /// Why a call has no answer of WeChat's.
 #[derive(Debug)]
 pub(super) enum Unanswered {
+    /// Its client key was revoked while it waited.
+    Key(NotKnown),
     /// There is no token to make it with.
     Token(TokenError),
     /// Its body did not arrive.
     Upload(Fault),
     /// WeChat did not answer; it may have got the call if that says so.
     WeChat(TransportError),
+}
+
+impl From<NotKnown> for Unanswered {
+    fn from(error: NotKnown) -> Self {
+        Self::Key(error)
+    }
 }
 
 impl From<TokenError> for Unanswered {
@@ -55,32 +64,40 @@ pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>
     let path = call.path;
     let entry = Arc::clone(&call.entry);
     let carried = try_to_carry(app, call).await;
-    let class = match &carried {
-        Ok((answer, None | Some(0))) => class_of(answer.status()),
-        Ok((_, Some(code))) if INVALID_TOKEN.contains(code) => CallClass::Token,
-        Ok((_, Some(_))) => CallClass::Errcode,
-        // What did not arrive here did not arrive there.
-        Err(Unanswered::Upload(_)) => return carried.map(|(response, _)| response),
-        Err(Unanswered::Token(_) | Unanswered::WeChat(_)) => CallClass::Unanswered,
-    };
-    entry.count_call(path.as_str(), class);
-    carried.map(|(response, _)| response)
+    counted(carried, &entry, path)
 }
 
-/// What an answer without an errcode is: a gateway's page is none of WeChat's.
-pub(super) fn class_of(status: StatusCode) -> CallClass {
-    if status.is_success() || status == StatusCode::NOT_MODIFIED {
-        CallClass::Fine
-    } else {
-        CallClass::Unanswered
-    }
+/// An answer of WeChat's as it is passed on, and its errcode.
+pub(super) type Carried = Result<(Response<Payload>, Option<i64>), Unanswered>;
+
+/// Counts what came of a call.
+pub(super) fn counted(
+    carried: Carried,
+    entry: &AppEntry,
+    path: CallPath<'_>,
+) -> Result<Response<Payload>, Unanswered> {
+    let class = match &carried {
+        Ok((answer, None | Some(0))) if is_wechats(answer.status()) => CallClass::Fine,
+        Ok((_, None | Some(0))) => CallClass::Unanswered,
+        Ok((_, Some(code))) if INVALID_TOKEN.contains(code) => CallClass::Token,
+        Ok((_, Some(_))) => CallClass::Errcode,
+        Err(Unanswered::Token(_) | Unanswered::WeChat(_)) => CallClass::Unanswered,
+        // WeChat was not asked, or not to the end, and that is the client's doing.
+        Err(Unanswered::Upload(_) | Unanswered::Key(_)) => {
+            return carried.map(|(answer, _)| answer);
+        }
+    };
+    entry.count_call(path, class);
+    carried.map(|(answer, _)| answer)
+}
+
+/// Whether an answer without an errcode is WeChat's: a gateway's page is not.
+fn is_wechats(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::NOT_MODIFIED
 }
 
 /// Makes a call, and tells the errcode of its answer as well.
-async fn try_to_carry(
-    app: &App,
-    call: Call<'_>,
-) -> Result<(Response<Payload>, Option<i64>), Unanswered> {
+async fn try_to_carry(app: &App, call: Call<'_>) -> Carried {
     let Call { key, entry, method, path, query, mut headers, body } = call;
     let mut body = app.uploads.keep(body).await.map_err(Unanswered::Upload)?;
     let faults = body.faults();
@@ -88,6 +105,8 @@ async fn try_to_carry(
     let mut attempts = Attempts::default();
     loop {
         let used = token(app, &entry).await?;
+        // It may have waited: for its body, for the token, for what came of a refusal.
+        app.broker.recheck(&key, &entry)?;
         let token = used.token.expose();
         let call = Forward {
             method: method.clone(),
@@ -95,8 +114,7 @@ async fn try_to_carry(
             headers: headers.clone(),
             body: body.upload(),
         };
-        let mut answer = forward(app, call, &faults, token).await?;
-        let errcode = answer.errcode().await.map_err(Unanswered::WeChat)?;
+        let (answer, errcode) = forward(app, call, &faults, token).await?;
         let refused = errcode.is_some_and(|code| INVALID_TOKEN.contains(&code));
         if refused && body.is_whole() {
             if app.broker.refused(&entry, Some(&key), &used, &mut attempts).await {
@@ -109,18 +127,21 @@ async fn try_to_carry(
     }
 }
 
-/// Sends a call once, and blames whoever is at fault when there is no answer.
+/// Sends a call once and reads the errcode of its answer; blames whoever is at fault when there is
+/// none.
 pub(super) async fn forward(
     app: &App,
     call: Forward,
     fault: &Faults,
     secret: &str,
-) -> Result<Forwarded, Unanswered> {
+) -> Result<(Forwarded, Option<i64>), Unanswered> {
     let answer = app.broker.wechat().forward(call, app.limits.call_patience, secret).await;
-    answer.map_err(|error| match fault.read() {
+    let mut answer = answer.map_err(|error| match fault.read() {
         Some(fault) => Unanswered::Upload(fault),
         None => Unanswered::WeChat(error),
-    })
+    })?;
+    let errcode = answer.errcode().await.map_err(Unanswered::WeChat)?;
+    Ok((answer, errcode))
 }
 
 async fn token(app: &App, entry: &Arc<AppEntry>) -> Result<TokenView, TokenError> {

@@ -13,7 +13,7 @@ mod params;
 mod refusal;
 mod web;
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::sync::Arc;
 
 use axum::http::{Request, Response, request};
 use broker::{
@@ -22,7 +22,6 @@ use broker::{
     path::CallPath,
 };
 use bytes::Bytes;
-use futures_util::FutureExt;
 use hyper::body::Body;
 
 pub(super) use params::CallQuery;
@@ -30,6 +29,7 @@ pub(super) use refusal::{Family, Refusal};
 
 use super::{
     App,
+    call::caught,
     carry::{Call, carry},
     request_id::X_REQUEST_ID,
     service::Payload,
@@ -160,12 +160,9 @@ where
             let route = CompatibleRoute::of(path);
             let mut asked =
                 Asked { app, head: &head, path, needs: route.needs, who: Who::default() };
-            let work = AssertUnwindSafe(asked.work(route.does, body)).catch_unwind();
-            let answer = work.await.unwrap_or_else(|_| {
-                // What it said may quote anything; the panic hook has printed it for the operator.
-                tracing::error!(request.id = ?request_id, "a request made the server panic");
-                Err(Refusal::busy("a bug of the server; its log has more"))
-            });
+            let answer = caught(&request_id, asked.work(route.does, body)).await;
+            let answer = answer
+                .unwrap_or_else(|| Err(Refusal::busy("a bug of the server; its log has more")));
             who = asked.who;
             answer
         }
@@ -178,7 +175,7 @@ where
             request.id = request_id.to_str().unwrap_or_default(),
             method = %head.method,
             // A path that is not accepted may quote anything.
-            path = path.map_or("", CallPath::as_str),
+            path = path.map_or("", CallPath::name),
             key.id = who.key.as_ref().map_or("", |key| key.id.as_str()),
             app.id = who.entry.as_ref().map(|entry| entry.app().id.to_string()).unwrap_or_default(),
             errcode = refusal.errcode,
@@ -214,7 +211,7 @@ impl Asked<'_> {
         if query.tells_a_key() {
             return Err(Refusal::key_would_travel());
         }
-        self.admit(&key, &entry)?;
+        key.admit_call(&entry)?;
         let call = Call {
             key,
             entry,
@@ -243,17 +240,6 @@ impl Asked<'_> {
         self.who =
             Who { key: Some(Arc::clone(&passed.key)), entry: Some(Arc::clone(&passed.entry)) };
         Ok(passed)
-    }
-
-    /// Counts a call against the rates of its key and its app.
-    fn admit(&self, key: &ClientKey, entry: &AppEntry) -> Result<(), Refusal> {
-        if !key.admit_call() {
-            return Err(Refusal::too_fast("the client key calls faster than it may"));
-        }
-        if !entry.admit_call() {
-            return Err(Refusal::too_fast("the app is called faster than it may be"));
-        }
-        Ok(())
     }
 }
 

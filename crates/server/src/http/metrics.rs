@@ -146,7 +146,7 @@ static METRICS: [Metric; 28] = [
         name: "rate_limited",
         kind: Kind::Counter,
         labels: &["client"],
-        help: "Calls that a client key made faster than it may",
+        help: "Calls that came too early, for the client key or for its app",
         read: |all, samples| by_key(all, samples, ClientKey::limited),
     },
     Metric {

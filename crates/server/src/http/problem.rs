@@ -70,6 +70,12 @@ impl Problem {
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
     }
 
+    /// What a request is told that made the server panic.
+    pub(super) fn bug() -> Self {
+        let detail = "A bug of the server; its log has more under this request id.";
+        Self::new(ProblemType::Internal, detail)
+    }
+
     pub(super) fn forbidden(permission: Permission) -> Self {
         let detail = format!("The client key lacks the permission `{}`.", permission.as_str());
         Self::new(ProblemType::Forbidden, detail)

@@ -2,20 +2,17 @@
 //! `Authorization`, the app's token is put in, and what WeChat answers is passed on; what we have to
 //! say ourselves is a problem, as everywhere in the service API.
 
-use std::panic::AssertUnwindSafe;
-
 use axum::http::{Request, Response, request};
 use broker::{
     key::Permission,
     path::{CallPath, NotCarried},
 };
 use bytes::Bytes;
-use futures_util::FutureExt;
 use hyper::body::Body;
 
 use super::{
     App,
-    call::bearer,
+    call::{bearer, caught},
     carry::{Call, Unanswered, carry},
     compatible::{CallQuery, Family, Refusal},
     problem::{Problem, ProblemType, unanswered},
@@ -50,13 +47,8 @@ where
     let body = app.uploads.arriving(&head.headers, body);
     let request_id = app.request_ids.of(&head.headers);
     let method = head.method.clone();
-    let work = AssertUnwindSafe(work(app, head, body)).catch_unwind();
-    let answer = work.await.unwrap_or_else(|_| {
-        // What it said may quote anything; the panic hook has printed it for the operator.
-        tracing::error!(request.id = ?request_id, "a request made the server panic");
-        let detail = "A bug of the server; its log has more under this request id.";
-        Err(Problem::new(ProblemType::Internal, detail).into())
-    });
+    let answer = caught(&request_id, work(app, head, body)).await;
+    let answer = answer.unwrap_or_else(|| Err(Problem::bug().into()));
     let mut response = answer.unwrap_or_else(|no| {
         let id = request_id.to_str().unwrap_or_default();
         match no {
@@ -99,9 +91,7 @@ async fn work(app: &App, head: request::Parts, body: Arriving) -> Result<Respons
         let detail = "A client key in the query would be sent to WeChat.";
         return Err(Problem::invalid("query", detail).into());
     }
-    if !key.admit_call() || !entry.admit_call() {
-        return Err(No::TooFast(Refusal::too_fast("the client key or the app is called too fast")));
-    }
+    key.admit_call(&entry).map_err(|of| No::TooFast(of.into()))?;
     let query = query.rest;
     let call = Call { key, entry, method, path, query, headers, body };
     carry(app, call).await.map_err(|none| No::Problem(problem(app, none)))
@@ -109,6 +99,7 @@ async fn work(app: &App, head: request::Parts, body: Arriving) -> Result<Respons
 
 fn problem(app: &App, none: Unanswered) -> Problem {
     match none {
+        Unanswered::Key(error) => error.into(),
         Unanswered::Token(error) => error.into(),
         Unanswered::WeChat(error) => unanswered(&error),
         Unanswered::Upload(Fault::TooLarge) => Problem::body_too_large(app.limits.call_body),

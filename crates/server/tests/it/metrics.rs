@@ -163,5 +163,6 @@ async fn who_calls_too_fast_hears_it_in_wechats_words() {
     pass(10).await;
     assert_eq!(count(&two).await, 10);
     let limited: u64 = world.app.broker.client_keys().iter().map(|key| key.limited()).sum();
-    assert!(limited >= 20, "{limited}");
+    // Ten of the first, fifteen and the proxied one of the second, and then ten more.
+    assert_eq!(limited, 36);
 }

@@ -13,6 +13,7 @@ use wechat::TicketKind;
 
 use super::{Answer, Asked, CallQuery, Family, LOOKED_AT, Refusal, params::Params};
 use crate::http::{
+    carry::Unanswered,
     service::{Payload, payload},
     upload::Arriving,
 };
@@ -41,6 +42,7 @@ impl Asked<'_> {
         }
         let (token, expires_in) = if key.rights.reveal {
             let view = self.app.broker.token_for_reveal(&entry, &key).await?;
+            self.app.broker.recheck(&key, &entry)?;
             (view.token.expose().to_owned(), view.expires_in.as_secs())
         } else {
             let pass = self.app.broker.issue_pass(&entry, &key);
@@ -56,13 +58,14 @@ impl Asked<'_> {
         let token = query.token.as_deref().filter(|token| !token.is_empty());
         let passed = self.passed(token.ok_or_else(Refusal::no_token)?).await?;
         passed.key.rights.may_call(self.path).map_err(|why| Refusal::not_allowed(&why))?;
-        self.admit(&passed.key, &passed.entry)?;
+        passed.key.admit_call(&passed.entry)?;
         let params = Params::parse(Some(&query.rest), &bytes::Bytes::new())?;
         let kind: TicketKind = match params.get("type").map(str::parse) {
             Some(Ok(kind)) => kind,
             Some(Err(_)) | None => return Err(Refusal::args("type is jsapi or wx_card")),
         };
         let view = self.app.broker.ticket(&passed.entry, kind).await?;
+        self.app.broker.recheck(&passed.key, &passed.entry).map_err(Unanswered::from)?;
         let answer = json!({
             "errcode": 0,
             "errmsg": "ok",
@@ -78,7 +81,7 @@ impl Asked<'_> {
         let Proven { key, entry } = self.proven(&params, "appsecret")?;
         self.holds(&key, self.needs)?;
         self.reaches_path(&key)?;
-        self.admit(&key, &entry)?;
+        key.admit_call(&entry)?;
         let app = Arc::clone(&entry.app());
         self.app.broker.wechat().clear_quota_v2(&app.id, &app.secret).await?;
         Ok(json_answer(Family::Cgi, &json!({"errcode": 0, "errmsg": "ok"})))

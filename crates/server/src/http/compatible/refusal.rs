@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use axum::http::{HeaderValue, Response, header};
-use broker::{ExchangeError, NotWrapped, TokenError, key::NotKnown, path::NotCarried};
+use broker::{ExchangeError, NotWrapped, TokenError, TooFast, key::NotKnown, path::NotCarried};
 use serde_json::json;
 
 use super::params::ParamFlaw;
@@ -148,11 +148,6 @@ impl Refusal {
         Self::new(40097, "invalid args", why)
     }
 
-    pub(crate) fn too_fast(of: &'static str) -> Self {
-        const WORDS: &str = "api minute-quota reach limit, must slower, retry next minute";
-        Self::new(45011, WORDS, of)
-    }
-
     /// We cannot do it now; nobody's input is wrong.
     pub(super) fn busy(why: impl Into<Cow<'static, str>>) -> Self {
         Self::new(-1, "system error", why)
@@ -182,6 +177,13 @@ impl Refusal {
         headers.insert(header::CONTENT_TYPE, family.content_type());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
+    }
+}
+
+impl From<TooFast> for Refusal {
+    fn from(of: TooFast) -> Self {
+        const WORDS: &str = "api minute-quota reach limit, must slower, retry next minute";
+        Self::new(45011, WORDS, of.to_string())
     }
 }
 
@@ -223,6 +225,8 @@ impl From<Fault> for Refusal {
 impl From<Unanswered> for Refusal {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
+            Unanswered::Key(NotKnown::Unknown) => Self::token("its client key was just revoked"),
+            Unanswered::Key(stale) => stale.into(),
             Unanswered::Token(error) => error.into(),
             Unanswered::Upload(fault) => fault.into(),
             Unanswered::WeChat(error) => Self::busy(error.to_string()),

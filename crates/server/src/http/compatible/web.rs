@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use broker::{AppEntry, CallClass, INVALID_TOKEN, key::ClientKey};
+use broker::{AppEntry, key::ClientKey};
 use serde_json::{Map, Value, json};
 use wechat::{AuthCode, Forward, IssuedGrant};
 
@@ -12,7 +12,7 @@ use super::{
     issue::{Proven, json_answer},
 };
 use crate::http::{
-    carry::{Unanswered, class_of, forward, passed_on, strip_request},
+    carry::{Unanswered, counted, forward, passed_on, strip_request},
     upload::Arriving,
 };
 
@@ -27,7 +27,7 @@ impl Asked<'_> {
         if params.get("grant_type") != Some("authorization_code") {
             return Err(Refusal::grant_type("grant_type is authorization_code"));
         }
-        self.admit(&key, &entry)?;
+        key.admit_call(&entry)?;
         let code = AuthCode::new(code.to_owned());
         let issued = self.app.broker.exchange_for_client(&entry, &key, &code).await?;
         self.grant(&key, &entry, &issued)
@@ -50,7 +50,7 @@ impl Asked<'_> {
         }
         self.holds(&key, self.needs)?;
         self.reaches_path(&key)?;
-        self.admit(&key, &entry)?;
+        key.admit_call(&entry)?;
         let app = Arc::clone(&entry.app());
         let issued = self.app.broker.wechat().refresh_web_token(&app.id, &unwrapped.token).await?;
         self.grant(&key, &entry, &issued)
@@ -66,9 +66,10 @@ impl Asked<'_> {
         if params.get("grant_type") != Some("authorization_code") {
             return Err(Refusal::grant_type("grant_type is authorization_code"));
         }
-        self.admit(&key, &entry)?;
+        key.admit_call(&entry)?;
         let code = AuthCode::new(code.to_owned());
         let session = self.app.broker.exchange_js_for_client(&entry, &key, &code).await?;
+        self.app.broker.recheck(&key, &entry)?;
         let mut answer = Map::new();
         answer.insert("session_key".to_owned(), session.session_key.expose().into());
         answer.insert("openid".to_owned(), session.openid.as_str().into());
@@ -93,34 +94,28 @@ impl Asked<'_> {
         if query.tells_a_key() {
             return Err(Refusal::key_would_travel());
         }
-        self.admit(&key, &entry)?;
+        key.admit_call(&entry)?;
         let mut body = self.app.uploads.keep(body).await?;
         let faults = body.faults();
         let mut headers = self.head.headers.clone();
         strip_request(&mut headers);
         let token = unwrapped.token.expose();
+        self.app.broker.recheck(&key, &entry).map_err(Unanswered::from)?;
         let call = Forward {
             method: self.head.method.clone(),
             path_and_query: format!("{}?access_token={token}{}", self.path.as_str(), query.rest),
             headers,
             body: body.upload(),
         };
-        let answer = forward(self.app, call, &faults, token).await;
-        let mut answer = answer.inspect_err(|_| {
-            entry.count_call(self.path.as_str(), CallClass::Unanswered);
-        })?;
-        let class = match answer.errcode().await.map_err(Unanswered::WeChat)? {
-            None | Some(0) => class_of(answer.status),
-            Some(code) if INVALID_TOKEN.contains(&code) => CallClass::Token,
-            Some(_) => CallClass::Errcode,
-        };
-        entry.count_call(self.path.as_str(), class);
-        Ok(passed_on(answer, token))
+        let carried = forward(self.app, call, &faults, token).await;
+        let carried = carried.map(|(answer, errcode)| (passed_on(answer, token), errcode));
+        Ok(counted(carried, &entry, self.path)?)
     }
 
     /// What WeChat told of a user, with its tokens wrapped.
     fn grant(&self, key: &ClientKey, entry: &AppEntry, issued: &IssuedGrant) -> Answer {
         let broker = &self.app.broker;
+        broker.recheck(key, entry)?;
         let token = broker.wrap_web_token(entry, key, &issued.token);
         let refresh_token = broker.wrap_refresh_token(entry, key, &issued.refresh_token);
         let (Some(token), Some(refresh_token)) = (token, refresh_token) else {
