@@ -56,6 +56,7 @@ async function main(known) {
       const began = Date.now();
       const error = await sdk.getUser(known.openid).then(() => null, (refused) => refused);
       check(error, `${name}: a revoked key goes on working`);
+      check([40001, 40125].includes(error.code), `${name}: a revocation is heard as ${error.message}`);
       check(Date.now() - began < 10000, `${name}: the SDK gives up`);
       console.log(`${name}: a revocation, heard as ${error.code}`);
     }

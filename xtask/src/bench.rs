@@ -47,11 +47,11 @@ impl Plan {
     /// Enough for figures.
     fn full(rounds: usize) -> Self {
         let apart = |connections| Setting { apart: true, connections };
-        let together = Setting { apart: false, connections: 1 };
+        let together = |connections| Setting { apart: false, connections };
         Self {
             rounds,
             seconds: 1,
-            settings: vec![together, apart(1), apart(64), apart(256)],
+            settings: [1, 64, 256].into_iter().flat_map(|it| [together(it), apart(it)]).collect(),
             readers: 10_000,
             apps: 100_000,
             watched: 10,

@@ -341,13 +341,19 @@ fn print_figures(figures: &[Value]) {
     }
 }
 
-/// Through xinfu nothing fails.
+/// Through xinfu nothing fails, although the token was ended; without it something does.
 fn check_figures(figures: &[Value]) -> Result<()> {
-    ensure!(!figures.is_empty(), "no client has printed figures");
+    let count = |row: &Value, through: &str, what: &str| {
+        row[through][what].as_u64().with_context(|| format!("a load counts `{what}`: {row}"))
+    };
+    let mut failed_without = 0;
     for row in figures {
-        let failed = row["xinfu"]["failed"].as_u64().context("a load counts its failures")?;
+        let failed = count(row, "xinfu", "failed")?;
         ensure!(failed == 0, "{failed} calls through xinfu failed: {row}");
+        ensure!(count(row, "xinfu", "refreshes")? > 0, "nobody ended the token: {row}");
+        failed_without += count(row, "straight", "failed")?;
     }
+    ensure!(failed_without > 0, "nothing failed without xinfu, so this has shown nothing");
     Ok(())
 }
 
@@ -357,9 +363,14 @@ mod tests {
 
     #[test]
     fn a_failure_through_xinfu_is_one() {
-        let row = |failed: u64| json!({"xinfu": {"failed": failed}, "straight": {"failed": 9}});
-        assert!(check_figures(&[row(0), row(0)]).is_ok());
-        assert!(check_figures(&[row(0), row(1)]).is_err());
-        assert!(check_figures(&[]).is_err() && check_figures(&[json!({})]).is_err());
+        let row = |failed: u64, refreshes: u64, without: u64| {
+            let through = json!({"failed": failed, "refreshes": refreshes});
+            json!({"xinfu": through, "straight": {"failed": without}})
+        };
+        assert!(check_figures(&[row(0, 3, 9), row(0, 1, 0)]).is_ok());
+        for wrong in [row(1, 3, 9), row(0, 0, 9), row(0, 3, 0), json!({})] {
+            assert!(check_figures(&[wrong]).is_err());
+        }
+        assert!(check_figures(&[]).is_err());
     }
 }

@@ -26,6 +26,16 @@ impl Broker {
         &self.0.wechat
     }
 
+    /// Hears that WeChat refused the token of a call: it is checked, and replaced if need be.
+    pub async fn hear_refusal(
+        &self,
+        entry: &Arc<AppEntry>,
+        used: &TokenView,
+        key: Option<&ClientKey>,
+    ) {
+        self.heard(entry, &used.token, key, Some(used.read_at())).await;
+    }
+
     /// Hears that WeChat refused the token of a call, and says whether to send the call again: if
     /// the token it was sent with has been replaced, or is found to be dead. The second time it
     /// must have been replaced by now.
@@ -39,7 +49,7 @@ impl Broker {
         if attempts.0 == MOST_REPEATS {
             return false;
         }
-        self.heard(entry, &used.token, key).await;
+        self.hear_refusal(entry, used, key).await;
         let held = entry.slot(CredentialKind::Token).held();
         let replaced = held.as_ref().is_none_or(|held| held.generation != used.generation);
         let dead = held.is_some_and(|held| held.dead);

@@ -204,7 +204,7 @@ impl Broker {
                 }
                 Err(wechat::Error::Api(api)) if !again && INVALID_TOKEN.contains(&api.code) => {
                     again = true;
-                    self.heard(job.entry, &token, None).await;
+                    self.heard(job.entry, &token, None, None).await;
                 }
                 Err(err) => return Err(self.fetch_failed(job, &err)),
             }
@@ -228,7 +228,7 @@ impl Broker {
                 } else {
                     format!("calls of {api} come faster than our budget allows")
                 };
-                let before = job.slot.state().trouble.clone();
+                let before = job.slot.state().trouble().cloned();
                 let per_day = budget.per_day / job.shared_by();
                 Err(refused_by_budget(before, &why, self.now(), retry_at, per_day))
             }
@@ -278,7 +278,7 @@ impl Broker {
             wechat::Error::Transport(_) | wechat::Error::Protocol(_) => FetchResult::Unanswered,
         };
         job.entry.count_refresh(job.slot.id.kind, refreshed);
-        let before = job.slot.state().trouble.clone();
+        let before = job.slot.state().trouble().cloned();
         let trouble = trouble_of(err, job, before.as_ref(), self.now());
         let (id, kind) = (&job.app.id, job.slot.id.kind.as_str());
         let Trouble { errcode, rid, failures, reason, action, .. } = &trouble;

@@ -129,7 +129,7 @@ impl Broker {
         }
         for (id, trouble) in self.0.store.list_troubles().await? {
             if let Some(entry) = self.app(id.app.as_str()) {
-                entry.slot(id.kind).state().trouble = Some(trouble);
+                entry.slot(id.kind).state().set_trouble(Some(trouble));
             }
         }
         Ok(())
@@ -229,7 +229,7 @@ impl Broker {
                 state.miss_change();
                 return Ok(());
             }
-            state.trouble = trouble;
+            state.set_trouble(trouble);
         }
         if entry.has_credentials() {
             self.reschedule(slot);

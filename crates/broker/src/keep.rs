@@ -96,7 +96,7 @@ impl Broker {
                 );
                 let mut state = slot.state();
                 slot.set_under(&state, Some(Held::from_row(&row, fetched.value)));
-                state.unstored = Some(Unstored { row, over });
+                state.unstored = Some(Box::new(Unstored { row, over }));
                 Ok(Worked::Done)
             }
         }
@@ -224,7 +224,8 @@ impl Broker {
     /// Stores a generation that the store could not take when it was fetched. `true`: there is
     /// nothing left to do for now.
     pub(crate) async fn store_what_is_unstored(&self, slot: &Slot) -> Result<bool, Trouble> {
-        let Some(Unstored { row, over }) = slot.state().unstored.clone() else { return Ok(false) };
+        let Some(unstored) = slot.state().unstored.clone() else { return Ok(false) };
+        let Unstored { row, over } = *unstored;
         match self.0.store.put_credential(&row, over).await {
             Ok(stored) => {
                 slot.state().unstored = None;
@@ -241,7 +242,7 @@ impl Broker {
                         None => self.reload(slot).await.map_err(|err| self.store_trouble(&err)),
                     };
                     if let Err(trouble) = settled {
-                        slot.state().unstored = Some(Unstored { row, over });
+                        slot.state().unstored = Some(Box::new(Unstored { row, over }));
                         return Err(trouble);
                     }
                 }

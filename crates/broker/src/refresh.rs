@@ -146,13 +146,13 @@ impl Broker {
                 Err(_) => personal && !due,
                 // A check that told nothing does not end the trouble of an overdue refresh.
                 Ok(()) => {
-                    due && state.trouble.is_some()
+                    due && state.trouble().is_some()
                         && (kind == CredentialKind::Token || slot.held().is_some())
                 }
             };
             let trouble = outcome.as_ref().err().cloned();
-            (!keep && state.trouble != trouble).then(|| {
-                state.trouble.clone_from(&trouble);
+            (!keep && state.trouble() != trouble.as_ref()).then(|| {
+                state.set_trouble(trouble.clone());
                 trouble
             })
         };
@@ -161,11 +161,11 @@ impl Broker {
                 Ok(true) => self.wake_others().await,
                 // The app was changed or removed meanwhile: what went wrong may be mended.
                 Ok(false) => {
-                    slot.state().trouble = None;
+                    slot.state().set_trouble(None);
                     self.follow_now().await;
                     // What it was changed to cannot be read here: it stays as it was for us.
                     if entry.app().revision == app.revision {
-                        slot.state().trouble = trouble;
+                        slot.state().set_trouble(trouble);
                     }
                 }
                 Err(err) => {
@@ -199,7 +199,7 @@ impl Broker {
     pub(crate) fn reschedule(&self, slot: &Slot) {
         let at = {
             let state = slot.state();
-            match &state.trouble {
+            match state.trouble() {
                 Some(trouble) if trouble.stands(self.now()) => trouble.retry_at,
                 Some(_) => Some(self.now()),
                 None if state.unstored.is_some() => Some(self.now() + Duration::from_secs(5)),

@@ -2,10 +2,12 @@
 //!
 //! A report names the token, so that a late one is told from a new one: of an older generation, the
 //! current token is the answer and WeChat is not asked. Of the current one, it is checked, once at
-//! a time and at most every ten seconds, before anything is replaced.
+//! a time and at most every ten seconds, before anything is replaced. When we saw the refusal
+//! ourselves, of a call that was sent after the last check, it is checked sooner.
 
 use std::{sync::Arc, time::Duration};
 
+use clock::Timestamp;
 use wechat::GlobalToken;
 
 use crate::{
@@ -22,9 +24,6 @@ use crate::{
 
 /// The errcodes that mean "this token does not work".
 pub const INVALID_TOKEN: [i64; 3] = [40001, 40014, 42001];
-
-/// So long a token that was found alive is not checked again.
-const VERDICT_KEPT: Duration = Duration::from_secs(10);
 
 /// What there is to say to a report.
 enum Answered {
@@ -85,16 +84,18 @@ impl Broker {
         if !entry.has_credentials() {
             return Err(ReportError::Token(TokenError::NoSuchCredential));
         }
-        self.heard(entry, token, key).await;
+        self.heard(entry, token, key, None).await;
         Ok(())
     }
 
     /// Hears that a token failed: checks it if it is the current one, and replaces it if need be.
+    /// `sent` is when the call that failed was sent, at the earliest, where that is known.
     pub(crate) async fn heard(
         &self,
         entry: &Arc<AppEntry>,
         token: &GlobalToken,
         key: Option<&ClientKey>,
+        sent: Option<Timestamp>,
     ) {
         self.0.counters.reports.add();
         let slot = entry.slot(CredentialKind::Token);
@@ -111,7 +112,7 @@ impl Broker {
             return;
         };
         loop {
-            match self.answer_report(entry, slot, generation) {
+            match self.answer_report(entry, slot, generation, sent) {
                 Answered::Replaced | Answered::Unclear => return,
                 Answered::Unfounded => {
                     self.0.counters.reports_unfounded.add();
@@ -131,8 +132,8 @@ impl Broker {
                     if !state.verdict.is_some_and(found) {
                         // If it is not replaced either, it could not be checked; asking again at
                         // once would make a loop of that.
-                        let at = self.now();
-                        state.verdict = Some(Verdict { generation, at, alive: false });
+                        let verdict = Verdict::new(state.verdict, generation, self.now(), false);
+                        state.verdict = Some(verdict);
                     }
                 }
             }
@@ -142,14 +143,22 @@ impl Broker {
     /// What there is to say to a report of `generation` now. Starts the check when nothing is
     /// known and nothing is under way; a flight that was under way before may answer the report,
     /// or the token is checked after it.
-    fn answer_report(&self, entry: &Arc<AppEntry>, slot: &Slot, generation: u64) -> Answered {
+    fn answer_report(
+        &self,
+        entry: &Arc<AppEntry>,
+        slot: &Slot,
+        generation: u64,
+        sent: Option<Timestamp>,
+    ) -> Answered {
         let mut state = slot.state();
         if slot.held().is_none_or(|held| held.generation != generation || held.dead) {
             return Answered::Replaced;
         }
         let now = self.now();
         let kept = |verdict: &Verdict| {
-            let until = verdict.at + VERDICT_KEPT;
+            // That a call fails which was sent after the check is news.
+            let news = verdict.alive && sent.is_some_and(|sent| verdict.at <= sent);
+            let until = verdict.at + if news { verdict.news_after } else { Verdict::KEPT };
             verdict.generation == generation && verdict.at <= now && now < until
         };
         if let Some(verdict) = state.verdict.filter(kept) {
@@ -196,7 +205,7 @@ impl Broker {
         };
         let stable = job.app.issuer == Issuer::Stable;
         // While a trouble stands WeChat is not asked for tokens, by nobody.
-        let known = || slot.state().trouble.clone().filter(|it| it.stands(self.now()));
+        let known = || slot.state().trouble().cloned().filter(|it| it.stands(self.now()));
         let mut unasked = match job.lease {
             Some(_) => self.heed_others(slot).await.err().or_else(known),
             None => known(),
@@ -219,7 +228,9 @@ impl Broker {
             Probed::Alive => true,
             Probed::Unclear => false,
         };
-        slot.state().verdict = Some(Verdict { generation, at: self.now(), alive });
+        let mut state = slot.state();
+        state.verdict = Some(Verdict::new(state.verdict, generation, self.now(), alive));
+        drop(state);
         // Why WeChat gives no token stands for the next report too, and for the refresh to come.
         unasked.map_or(Ok(Worked::Done), Err)
     }

@@ -115,12 +115,12 @@ impl Flight {
 #[derive(Default)]
 pub(crate) struct State {
     flight: Option<Flight>,
-    /// What is wrong, as last seen in the store or by ourselves.
-    pub(crate) trouble: Option<Trouble>,
+    /// What is wrong, as last seen in the store or by ourselves. Most apps have none.
+    trouble: Option<Box<Trouble>>,
     /// What the last check after a report found, unless it replaced the token.
     pub(crate) verdict: Option<Verdict>,
     /// A generation that the store could not take yet.
-    pub(crate) unstored: Option<Unstored>,
+    pub(crate) unstored: Option<Box<Unstored>>,
     /// The store changed while a flight was under way, and was not read again.
     missed_change: bool,
 }
@@ -140,6 +140,24 @@ pub(crate) struct Verdict {
     pub(crate) at: Timestamp,
     /// It works; otherwise nothing could be found out.
     pub(crate) alive: bool,
+    /// So long after it, a refusal of a later call is checked again.
+    pub(crate) news_after: Duration,
+}
+
+impl Verdict {
+    /// So long it answers whoever says that the token failed.
+    pub(crate) const KEPT: Duration = Duration::from_secs(10);
+
+    /// What was found at `at`, after what was found before. Where one call fails again and again
+    /// while the token works, the call is at fault, and the token is checked ever more rarely.
+    pub(crate) fn new(before: Option<Self>, generation: u64, at: Timestamp, alive: bool) -> Self {
+        const FIRST: Duration = Duration::from_secs(1);
+        let again = before.filter(|before| {
+            before.alive && before.generation == generation && at < before.at + Self::KEPT * 2
+        });
+        let news_after = again.map_or(FIRST, |before| Self::KEPT.min(before.news_after * 2));
+        Self { generation, at, alive, news_after }
+    }
 }
 
 impl State {
@@ -150,6 +168,16 @@ impl State {
 
     pub(crate) fn set_flight(&mut self, flight: Flight) {
         self.flight = Some(flight);
+    }
+
+    /// What is wrong.
+    pub(crate) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_deref()
+    }
+
+    /// Notes what is wrong, or that nothing is.
+    pub(crate) fn set_trouble(&mut self, trouble: Option<Trouble>) {
+        self.trouble = trouble.map(Box::new);
     }
 
     /// Notes that whoever ends the flight has to read the store again.

@@ -40,6 +40,11 @@ impl TokenView {
             expires_in: held.expires_at.since(now),
         }
     }
+
+    /// When it was read.
+    pub(crate) fn read_at(&self) -> Timestamp {
+        self.expires_at - self.expires_in
+    }
 }
 
 /// How a credential is doing, for people.
@@ -129,7 +134,7 @@ impl Broker {
                     expires_at: held.as_ref().map(|held| held.expires_at),
                     refresh_at: held.as_ref().map(|held| held.refresh_at),
                     dead: held.as_ref().is_some_and(|held| held.dead),
-                    trouble: slot.state().trouble.clone(),
+                    trouble: slot.state().trouble().cloned(),
                 })
             })
             .collect()
@@ -194,7 +199,7 @@ impl Broker {
         if let Some(flight) = state.flight() {
             return Ok(Some(flight));
         }
-        if let Some(trouble) = &state.trouble
+        if let Some(trouble) = state.trouble()
             && trouble.stands(now)
         {
             return Err(self.unavailable(trouble.clone()));

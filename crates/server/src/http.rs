@@ -40,6 +40,7 @@ use broker::Broker;
 use tokio_util::sync::CancellationToken;
 
 pub use compatible::{COMPATIBLE, Compatible, CompatibleRoute};
+pub(crate) use compatible::{CallQuery, Params};
 pub use listen::{Listener, Serves, serve};
 pub use metrics::metrics_markdown;
 pub use openapi::openapi;

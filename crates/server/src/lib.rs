@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "sim")]
 pub mod demo;
+pub mod fuzzing;
 pub mod http;
 pub mod intercept;
 pub mod telemetry;

@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{CONTENT_ENCODING, HOST, TRANSFER_ENCODING},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
 };
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -33,7 +33,6 @@ use crate::{
 };
 
 /// A call to carry.
-#[derive(Debug)]
 pub struct Forward {
     /// Its method.
     pub method: Method,
@@ -43,6 +42,18 @@ pub struct Forward {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Upload,
+}
+
+/// Shows neither the query nor the headers: both may hold secrets.
+impl fmt::Debug for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path_and_query.split('?').next();
+        f.debug_struct("Forward")
+            .field("method", &self.method)
+            .field("path", &path)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The body of a call.
@@ -178,7 +189,12 @@ impl Forwarded {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(broken(&error)),
                 Some(Ok(frame)) => {
-                    let scanned = frame.data_ref().map_or(Scanned::More, |data| scan.feed(data));
+                    let whole = self.body.looked_at.is_empty() && self.body.rest.is_end_stream();
+                    let scanned = match frame.data_ref() {
+                        Some(data) if whole => scan.feed_whole(data),
+                        Some(data) => scan.feed(data),
+                        None => Scanned::More,
+                    };
                     self.body.looked_at.push_back(frame);
                     scanned
                 }
@@ -236,22 +252,21 @@ impl Download {
             return Poll::Ready(Some(Err(BrokenOff::Stalled)));
         };
         self.waiting = false;
-        match frame {
+        let frame = match frame {
+            Some(Ok(frame)) => Some(frame),
             Some(Err(error)) => {
                 self.lease = None;
-                Poll::Ready(Some(Err(BrokenOff::Broken(reason(&error)))))
+                return Poll::Ready(Some(Err(BrokenOff::Broken(reason(&error)))));
             }
-            frame => {
-                if self.rest.is_end_stream()
-                    && let Some(lease) = self.lease.take()
-                {
-                    lease.put_back();
-                }
-                Poll::Ready(
-                    frame.map(|frame| frame.map_err(|error| BrokenOff::Broken(reason(&error)))),
-                )
-            }
+            None => None,
+        };
+        // Of one in chunks, only its end is the end.
+        if (frame.is_none() || self.rest.is_end_stream())
+            && let Some(lease) = self.lease.take()
+        {
+            lease.put_back();
         }
+        Poll::Ready(frame.map(Ok))
     }
 }
 
@@ -378,6 +393,11 @@ impl Lane {
             let chunked = HeaderValue::from_static("chunked");
             request.headers_mut().insert(TRANSFER_ENCODING, chunked);
         }
+        let empty = matches!(request.body(), Upload::Nothing);
+        if empty && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
+            // Not said, some gateways ask for the length.
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         loop {
             let (mut lease, kept) = match self.pool.kept() {
                 Some(lease) => (lease, true),
@@ -433,4 +453,18 @@ fn received(answer: http::Response<Incoming>, lease: Lease, patience: Duration) 
     let (looked_at, alarm, waiting) = (VecDeque::new(), None, false);
     let body = Download { looked_at, rest, lease, patience, alarm, waiting };
     Forwarded { status: head.status, headers: head.headers, body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_does_not_show_its_secrets() {
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("secret"))]);
+        let path_and_query = "/cgi-bin/user/get?access_token=secret".to_owned();
+        let body = Upload::Whole(Bytes::from_static(b"secret"));
+        let shown = format!("{:?}", Forward { method: Method::GET, path_and_query, headers, body });
+        assert!(shown.contains("/cgi-bin/user/get") && !shown.contains("secret"), "{shown}");
+    }
 }

@@ -89,6 +89,19 @@ fn init(
 
     let NewAuthority { root_pem, issuer_pem, key_pem } = Authority::make(Clock::real().now())
         .map_err(|err| Failure::new(format!("no authority was made: {err}")))?;
+    let places = Places {
+        cert: root.clone(),
+        bundle: folder.join("bundle.pem"),
+        java: folder.join("java-cacerts"),
+    };
+    let system = system_bundle();
+    let others = system.as_deref().unwrap_or_default();
+    // Those that may be written again come first: only an authority is in the way of another try.
+    replace(&places.bundle, format!("{}\n{root_pem}", others.trim_end()).trim_start())?;
+    let hosts = hosts(address);
+    replace(&folder.join("hosts.txt"), &hosts)?;
+    let environment = environment(&places);
+    replace(&folder.join("environment.txt"), &environment)?;
     let files = [(&key, &key_pem, 0o600), (&issuer, &issuer_pem, 0o644), (&root, &root_pem, 0o644)];
     for (at, (path, text, mode)) in files.into_iter().enumerate() {
         if let Err(failure) = write_new(path, text, mode) {
@@ -99,18 +112,6 @@ fn init(
             return Err(failure);
         }
     }
-    let places = Places {
-        cert: root.clone(),
-        bundle: folder.join("bundle.pem"),
-        java: folder.join("java-cacerts"),
-    };
-    let system = system_bundle();
-    let others = system.as_deref().unwrap_or_default();
-    replace(&places.bundle, format!("{}\n{root_pem}", others.trim_end()).trim_start())?;
-    let hosts = hosts(address);
-    replace(&folder.join("hosts.txt"), &hosts)?;
-    let environment = environment(&places);
-    replace(&folder.join("environment.txt"), &environment)?;
 
     console.say(&format!(
         "wrote the authority `{}`; what signs for it is in `{}`",

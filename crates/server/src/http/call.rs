@@ -1,7 +1,12 @@
 //! The way of a request through the rules: who calls, may they, which app, what do they ask, and
 //! then the operation.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -73,7 +78,8 @@ pub(super) async fn answer(
         app.id = Empty,
         request.id = request_id.to_str().unwrap_or_default(),
     );
-    let work = caught(&request_id, work(app, route, parameters, request));
+    let work = pin!(work(app, route, parameters, request));
+    let work = caught(&request_id, work);
     let ended = work.instrument(span.clone()).await.unwrap_or_else(|| Err(Problem::bug()));
 
     let _entered = span.entered();
@@ -117,9 +123,11 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 /// Stops a panic, so that it ends one request and nothing else. `None`: there was one.
+///
+/// The work comes pinned: moved in here, it would be copied as a whole.
 pub(super) async fn caught<T>(
     request_id: &HeaderValue,
-    work: impl Future<Output = T>,
+    work: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
     let ended = AssertUnwindSafe(work).catch_unwind().await;
     // What it said may quote anything; the panic hook has printed it for the operator.
@@ -289,7 +297,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {
-        let ended = caught(&HeaderValue::from_static("id"), async { panic!("for the test") }).await;
+        let work = pin!(async { panic!("for the test") });
+        let ended = caught(&HeaderValue::from_static("id"), work).await;
         assert_eq!(ended, None::<()>);
     }
 

@@ -18,25 +18,53 @@ use wechat::{Forward, Forwarded, TransportError};
 
 use super::{
     App,
+    request_id::X_REQUEST_ID,
     service::Payload,
     upload::{Arriving, Fault, Faults},
 };
 
 /// A call that may be made.
 pub(super) struct Call<'a> {
-    pub(super) key: Arc<ClientKey>,
-    pub(super) entry: Arc<AppEntry>,
-    pub(super) method: Method,
+    pub(super) key: &'a ClientKey,
+    pub(super) entry: &'a Arc<AppEntry>,
+    pub(super) method: &'a Method,
     pub(super) path: CallPath<'a>,
     /// The query without any token, each parameter as it came; it begins with `&` unless empty.
-    pub(super) query: String,
-    pub(super) headers: HeaderMap,
+    pub(super) query: &'a str,
+    /// As they came.
+    pub(super) headers: &'a HeaderMap,
     pub(super) body: Arriving,
+    pub(super) request_id: &'a HeaderValue,
+}
+
+/// Who called, for the log.
+#[derive(Default)]
+pub(super) struct Who {
+    pub(super) key: Option<Arc<ClientKey>>,
+    pub(super) entry: Option<Arc<AppEntry>>,
+}
+
+impl Who {
+    pub(super) fn of(key: &Arc<ClientKey>, entry: &Arc<AppEntry>) -> Self {
+        Self { key: Some(Arc::clone(key)), entry: Some(Arc::clone(entry)) }
+    }
+
+    /// The id of the client key; empty when it is not known.
+    pub(super) fn key_id(&self) -> &str {
+        self.key.as_ref().map_or("", |key| &key.id)
+    }
+
+    /// The appid; empty when it is not known.
+    pub(super) fn app_id(&self) -> String {
+        self.entry.as_ref().map(|entry| entry.app().id.to_string()).unwrap_or_default()
+    }
 }
 
 /// Why a call has no answer of WeChat's.
 #[derive(Debug)]
 pub(super) enum Unanswered {
+    /// Who carries out its method answers with the call itself, and the token in it.
+    Trace,
     /// Its client key was revoked while it waited.
     Key(NotKnown),
     /// There is no token to make it with.
@@ -61,20 +89,20 @@ impl From<TokenError> for Unanswered {
 
 /// Makes a call, with the app's token.
 pub(super) async fn carry(app: &App, call: Call<'_>) -> Result<Response<Payload>, Unanswered> {
-    let path = call.path;
-    let entry = Arc::clone(&call.entry);
-    let carried = try_to_carry(app, call).await;
-    counted(carried, &entry, path)
+    let Call { key, entry, path, request_id, .. } = call;
+    counted(try_to_carry(app, call).await, key, entry, path, request_id)
 }
 
 /// An answer of WeChat's as it is passed on, and its errcode.
 pub(super) type Carried = Result<(Response<Payload>, Option<i64>), Unanswered>;
 
-/// Counts what came of a call.
+/// Counts what came of a call, and logs it.
 pub(super) fn counted(
     carried: Carried,
+    key: &ClientKey,
     entry: &AppEntry,
     path: CallPath<'_>,
+    request_id: &HeaderValue,
 ) -> Result<Response<Payload>, Unanswered> {
     let class = match &carried {
         Ok((answer, None | Some(0))) if is_wechats(answer.status()) => CallClass::Fine,
@@ -83,11 +111,20 @@ pub(super) fn counted(
         Ok((_, Some(_))) => CallClass::Errcode,
         Err(Unanswered::Token(_) | Unanswered::WeChat(_)) => CallClass::Unanswered,
         // WeChat was not asked, or not to the end, and that is the client's doing.
-        Err(Unanswered::Upload(_) | Unanswered::Key(_)) => {
+        Err(Unanswered::Upload(_) | Unanswered::Key(_) | Unanswered::Trace) => {
             return carried.map(|(answer, _)| answer);
         }
     };
     entry.count_call(path, class);
+    tracing::debug!(
+        request.id = request_id.to_str().unwrap_or_default(),
+        key.id = %key.id,
+        app.id = %entry.app().id,
+        path = path.name(),
+        class = class.as_str(),
+        errcode = carried.as_ref().ok().and_then(|(_, errcode)| *errcode),
+        "carried a call"
+    );
     carried.map(|(answer, _)| answer)
 }
 
@@ -98,33 +135,36 @@ fn is_wechats(status: StatusCode) -> bool {
 
 /// Makes a call, and tells the errcode of its answer as well.
 async fn try_to_carry(app: &App, call: Call<'_>) -> Carried {
-    let Call { key, entry, method, path, query, mut headers, body } = call;
+    let Call { key, entry, method, path, query, headers, body, request_id: _ } = call;
     let mut body = app.uploads.keep(body).await.map_err(Unanswered::Upload)?;
     let faults = body.faults();
-    strip_request(&mut headers);
     let mut attempts = Attempts::default();
     loop {
-        let used = token(app, &entry).await?;
+        let used = token(app, entry).await?;
         // It may have waited: for its body, for the token, for what came of a refusal.
-        app.broker.recheck(&key, &entry)?;
+        app.broker.recheck(key, entry)?;
         let token = used.token.expose();
         let call = Forward {
             method: method.clone(),
-            path_and_query: format!("{}?access_token={token}{query}", path.as_str()),
-            headers: headers.clone(),
+            path_and_query: with_token(path, token, query),
+            headers: upward(headers),
             body: body.upload(),
         };
         let (answer, errcode) = forward(app, call, &faults, token).await?;
-        let refused = errcode.is_some_and(|code| INVALID_TOKEN.contains(&code));
-        if refused && body.is_whole() {
-            if app.broker.refused(&entry, Some(&key), &used, &mut attempts).await {
+        if errcode.is_some_and(|code| INVALID_TOKEN.contains(&code)) {
+            if !body.is_whole() {
+                hear(app, entry, key, &used).await;
+            } else if Box::pin(app.broker.refused(entry, Some(key), &used, &mut attempts)).await {
                 continue;
             }
-        } else if refused {
-            hear(app, &entry, &key, &used).await;
         }
         return Ok((passed_on(answer, token), errcode));
     }
+}
+
+/// What WeChat is asked for.
+pub(super) fn with_token(path: CallPath<'_>, token: &str, query: &str) -> String {
+    [path.as_str(), "?access_token=", token, query].concat()
 }
 
 /// Sends a call once and reads the errcode of its answer; blames whoever is at fault when there is
@@ -135,6 +175,9 @@ pub(super) async fn forward(
     fault: &Faults,
     secret: &str,
 ) -> Result<(Forwarded, Option<i64>), Unanswered> {
+    if call.method == Method::TRACE {
+        return Err(Unanswered::Trace);
+    }
     let answer = app.broker.wechat().forward(call, app.limits.call_patience, secret).await;
     let mut answer = answer.map_err(|error| match fault.read() {
         Some(fault) => Unanswered::Upload(fault),
@@ -147,7 +190,7 @@ pub(super) async fn forward(
 async fn token(app: &App, entry: &Arc<AppEntry>) -> Result<TokenView, TokenError> {
     match app.broker.token_now(entry, None, Duration::ZERO) {
         Some(view) => Ok(view),
-        None => app.broker.token(entry, None, Duration::ZERO).await,
+        None => Box::pin(app.broker.token(entry, None, Duration::ZERO)).await,
     }
 }
 
@@ -155,8 +198,7 @@ async fn token(app: &App, entry: &Arc<AppEntry>) -> Result<TokenView, TokenError
 /// the client will call again at once.
 async fn hear(app: &App, entry: &Arc<AppEntry>, key: &ClientKey, used: &TokenView) {
     const A_LITTLE: Duration = Duration::from_secs(2);
-    let mut attempts = Attempts::default();
-    let heard = app.broker.refused(entry, Some(key), used, &mut attempts);
+    let heard = Box::pin(app.broker.hear_refusal(entry, used, Some(key)));
     // Whether or not it is over by then, it goes on.
     drop(tokio::time::timeout(A_LITTLE, heard).await);
 }
@@ -177,60 +219,71 @@ pub(super) fn passed_on(answer: Forwarded, token: &str) -> Response<Payload> {
     response
 }
 
-/// Headers that are about one connection.
-static HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-];
-
-/// Headers that are between the client and us, or tell where the client is.
-static OURS: [HeaderName; 12] = [
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::EXPECT,
-    header::HOST,
-    header::REFERER,
-    header::FORWARDED,
-    header::VIA,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-real-ip"),
-];
-
-/// Takes away what must not travel up. The length is stated anew from the body.
-pub(super) fn strip_request(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    for name in &OURS {
-        headers.remove(name);
+/// The headers that travel up, of those that came. The length is stated anew from the body.
+pub(super) fn upward(came: &HeaderMap) -> HeaderMap {
+    let named = named_by_connection(came);
+    // With those that are added on the way.
+    let mut headers = HeaderMap::with_capacity(came.len() + 3);
+    for (name, value) in came {
+        let stays = is_hop_by_hop(name) || is_ours(name) || named.contains(name);
+        if !stays && *name != header::CONTENT_LENGTH && *name != X_REQUEST_ID {
+            headers.append(name.clone(), value.clone());
+        }
     }
-    headers.remove(header::CONTENT_LENGTH);
-    headers.remove(super::request_id::X_REQUEST_ID);
     // An answer that is compressed could not be looked at.
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers
+}
+
+/// Whether a header is about one connection.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Whether a header is between the client and us, tells where the client is, or might make a
+/// gateway take the call for another one.
+fn is_ours(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-")
+        || matches!(
+            name,
+            "authorization"
+                | "cookie"
+                | "expect"
+                | "forwarded"
+                | "host"
+                | "proxy-connection"
+                | "referer"
+                | "via"
+                | "x-http-method-override"
+                | "x-original-uri"
+                | "x-original-url"
+                | "x-real-ip"
+                | "x-rewrite-url"
+        )
+}
+
+/// The headers that `Connection` names as being about this connection, too.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let named = headers.get_all(header::CONNECTION).into_iter();
+    let named = named.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    named.filter_map(|name| name.trim().parse().ok()).collect()
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
+    let mut gone = named_by_connection(headers);
+    gone.extend(headers.keys().filter(|name| is_hop_by_hop(name)).cloned());
+    for name in gone {
         headers.remove(name);
     }
 }
@@ -256,6 +309,9 @@ mod tests {
             ("host", "xinfu.internal"),
             ("referer", "https://intern.example/?access_token=1"),
             ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-uri", "/cgi-bin/user/info?access_token=xt_1"),
+            ("x-original-url", "/cgi-bin/clear_quota"),
+            ("x-http-method-override", "DELETE"),
             ("content-length", "3"),
             ("x-request-id", "abc"),
             ("accept-encoding", "gzip"),
@@ -266,8 +322,7 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        strip_request(&mut headers);
-        let mut left: Vec<_> = headers
+        let mut left: Vec<_> = upward(&headers)
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
             .collect();

@@ -13,24 +13,24 @@ mod params;
 mod refusal;
 mod web;
 
-use std::sync::Arc;
+use std::pin::pin;
 
-use axum::http::{Request, Response, request};
+use axum::http::{HeaderValue, Request, Response, request};
 use broker::{
-    AppEntry, DeadPass, Passed,
-    key::{ClientKey, NotKnown, Permission},
+    DeadPass, Passed,
+    key::{NotKnown, Permission},
     path::CallPath,
 };
 use bytes::Bytes;
 use hyper::body::Body;
 
-pub(super) use params::CallQuery;
+pub(crate) use params::{CallQuery, Params};
 pub(super) use refusal::{Family, Refusal};
 
 use super::{
     App,
     call::caught,
-    carry::{Call, carry},
+    carry::{Call, Who, carry},
     request_id::X_REQUEST_ID,
     service::Payload,
     upload::Arriving,
@@ -130,14 +130,8 @@ struct Asked<'a> {
     head: &'a request::Parts,
     path: CallPath<'a>,
     needs: Permission,
+    request_id: &'a HeaderValue,
     who: Who,
-}
-
-/// Who called, for the log.
-#[derive(Default)]
-struct Who {
-    key: Option<Arc<ClientKey>>,
-    entry: Option<Arc<AppEntry>>,
 }
 
 /// Answers a request as WeChat would.
@@ -158,9 +152,18 @@ where
         Err(flaw) => Err(Refusal::path(flaw.to_string())),
         Ok(path) => {
             let route = CompatibleRoute::of(path);
-            let mut asked =
-                Asked { app, head: &head, path, needs: route.needs, who: Who::default() };
-            let answer = caught(&request_id, asked.work(route.does, body)).await;
+            let mut asked = Asked {
+                app,
+                head: &head,
+                path,
+                needs: route.needs,
+                request_id: &request_id,
+                who: Who::default(),
+            };
+            let answer = {
+                let work = pin!(asked.work(route.does, body));
+                caught(&request_id, work).await
+            };
             let answer = answer
                 .unwrap_or_else(|| Err(Refusal::busy("a bug of the server; its log has more")));
             who = asked.who;
@@ -176,8 +179,8 @@ where
             method = %head.method,
             // A path that is not accepted may quote anything.
             path = path.map_or("", CallPath::name),
-            key.id = who.key.as_ref().map_or("", |key| key.id.as_str()),
-            app.id = who.entry.as_ref().map(|entry| entry.app().id.to_string()).unwrap_or_default(),
+            key.id = who.key_id(),
+            app.id = who.app_id(),
             errcode = refusal.errcode,
             why = %refusal.why,
             "a compatible call was refused"
@@ -191,14 +194,15 @@ where
 impl Asked<'_> {
     async fn work(&mut self, does: Compatible, body: Arriving) -> Answer {
         match does {
-            Compatible::Token => self.token(body).await,
-            Compatible::Ticket => self.ticket(body).await,
-            Compatible::ClearQuota => self.clear_quota(body).await,
-            Compatible::Exchange => self.exchange(body).await,
-            Compatible::Renew => self.renew(body).await,
-            Compatible::Session => self.session(body).await,
-            Compatible::WebCall => self.web_call(body).await,
             Compatible::Call => self.call(body).await,
+            // The others are rare: the state of a call that is carried stays small without theirs.
+            Compatible::Token => Box::pin(self.token(body)).await,
+            Compatible::Ticket => Box::pin(self.ticket(body)).await,
+            Compatible::ClearQuota => Box::pin(self.clear_quota(body)).await,
+            Compatible::Exchange => Box::pin(self.exchange(body)).await,
+            Compatible::Renew => Box::pin(self.renew(body)).await,
+            Compatible::Session => Box::pin(self.session(body)).await,
+            Compatible::WebCall => Box::pin(self.web_call(body)).await,
         }
     }
 
@@ -213,13 +217,14 @@ impl Asked<'_> {
         }
         key.admit_call(&entry)?;
         let call = Call {
-            key,
-            entry,
-            method: self.head.method.clone(),
+            key: &key,
+            entry: &entry,
+            method: &self.head.method,
             path: self.path,
-            query: query.rest,
-            headers: self.head.headers.clone(),
+            query: &query.rest,
+            headers: &self.head.headers,
             body,
+            request_id: self.request_id,
         };
         Ok(carry(self.app, call).await?)
     }
@@ -229,7 +234,7 @@ impl Asked<'_> {
         let broker = &self.app.broker;
         let passed = match broker.resolve_pass(token) {
             // Another replica may have sealed it with a key that is not here yet.
-            Err(DeadPass::UnknownKey) => broker.resolve_pass_again(token).await,
+            Err(DeadPass::UnknownKey) => Box::pin(broker.resolve_pass_again(token)).await,
             passed => passed,
         };
         let passed = passed.map_err(|dead| match dead {
@@ -237,8 +242,7 @@ impl Asked<'_> {
             DeadPass::Stale => NotKnown::Stale.into(),
             DeadPass::Invalid | DeadPass::UnknownKey => Refusal::token(kind_of(token)),
         })?;
-        self.who =
-            Who { key: Some(Arc::clone(&passed.key)), entry: Some(Arc::clone(&passed.entry)) };
+        self.who = Who::of(&passed.key, &passed.entry);
         Ok(passed)
     }
 }

@@ -114,6 +114,8 @@ fn http(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.header_read_timeout)
+        // Nearly all answers are small: one buffer is cheaper than a list of them.
+        .writev(false)
         .max_buf_size(limits.header_bytes.max(LEAST))
         .max_headers(limits.header_count);
     http

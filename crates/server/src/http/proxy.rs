@@ -2,7 +2,9 @@
 //! `Authorization`, the app's token is put in, and what WeChat answers is passed on; what we have to
 //! say ourselves is a problem, as everywhere in the service API.
 
-use axum::http::{Request, Response, request};
+use std::{pin::pin, sync::Arc};
+
+use axum::http::{HeaderValue, Request, Response, request};
 use broker::{
     key::Permission,
     path::{CallPath, NotCarried},
@@ -13,7 +15,7 @@ use hyper::body::Body;
 use super::{
     App,
     call::{bearer, caught},
-    carry::{Call, Unanswered, carry},
+    carry::{Call, Unanswered, Who, carry},
     compatible::{CallQuery, Family, Refusal},
     problem::{Problem, ProblemType, unanswered},
     request_id::X_REQUEST_ID,
@@ -46,19 +48,25 @@ where
     let (head, body) = request.into_parts();
     let body = app.uploads.arriving(&head.headers, body);
     let request_id = app.request_ids.of(&head.headers);
-    let method = head.method.clone();
-    let answer = caught(&request_id, work(app, head, body)).await;
+    let mut who = Who::default();
+    let answer = {
+        let work = pin!(work(app, &head, body, &request_id, &mut who));
+        caught(&request_id, work).await
+    };
     let answer = answer.unwrap_or_else(|| Err(Problem::bug().into()));
     let mut response = answer.unwrap_or_else(|no| {
-        let id = request_id.to_str().unwrap_or_default();
+        let (id, method) = (request_id.to_str().unwrap_or_default(), &head.method);
+        let (key, app_id) = (who.key_id(), who.app_id());
         match no {
             No::Problem(problem) => {
-                tracing::debug!(%method, problem = problem.kind.uri(), request.id = id, "refused a proxied call");
+                let kind = problem.kind.uri();
+                tracing::debug!(%method, problem = kind, request.id = id, key.id = key, app.id = app_id, "refused a proxied call");
                 problem.into_response(&request_id)
             }
             No::TooFast(refusal) => {
                 let rid = app.request_ids.rid(app.broker.now());
-                tracing::info!(%method, rid, request.id = id, errcode = refusal.errcode, "refused a proxied call");
+                let errcode = refusal.errcode;
+                tracing::info!(%method, rid, request.id = id, key.id = key, app.id = app_id, errcode, "refused a proxied call");
                 refusal.into_response(Family::Cgi, &rid)
             }
         }
@@ -67,9 +75,16 @@ where
     response
 }
 
-async fn work(app: &App, head: request::Parts, body: Arriving) -> Result<Response<Payload>, No> {
+async fn work(
+    app: &App,
+    head: &request::Parts,
+    body: Arriving,
+    request_id: &HeaderValue,
+    who: &mut Who,
+) -> Result<Response<Payload>, No> {
     let request::Parts { method, uri, headers, .. } = head;
-    let key = app.broker.authenticate(bearer(&headers)?).map_err(Problem::from)?;
+    let key = app.broker.authenticate(bearer(headers)?).map_err(Problem::from)?;
+    who.key = Some(Arc::clone(&key));
     let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let (name, _) = rest.split_once('/').unwrap_or((rest, ""));
     let entry = app.broker.app(name).filter(|entry| key.reaches(&entry.app().id));
@@ -77,6 +92,7 @@ async fn work(app: &App, head: request::Parts, body: Arriving) -> Result<Respons
         return Err(Problem::forbidden(Permission::Proxy).into());
     }
     let entry = entry.ok_or_else(Problem::app_not_found)?;
+    who.entry = Some(Arc::clone(&entry));
     let path = CallPath::parse(&rest[name.len()..])
         .map_err(|flaw| Problem::invalid("path", format!("Of WeChat's API, {flaw}.")))?;
     key.rights.may_call(path).map_err(|why| match why {
@@ -92,13 +108,16 @@ async fn work(app: &App, head: request::Parts, body: Arriving) -> Result<Respons
         return Err(Problem::invalid("query", detail).into());
     }
     key.admit_call(&entry).map_err(|of| No::TooFast(of.into()))?;
-    let query = query.rest;
-    let call = Call { key, entry, method, path, query, headers, body };
+    let (key, entry, query) = (&*key, &entry, query.rest.as_str());
+    let call = Call { key, entry, method, path, query, headers, body, request_id };
     carry(app, call).await.map_err(|none| No::Problem(problem(app, none)))
 }
 
 fn problem(app: &App, none: Unanswered) -> Problem {
     match none {
+        Unanswered::Trace => {
+            Problem::new(ProblemType::Forbidden, "TRACE is not carried: it shows the token.")
+        }
         Unanswered::Key(error) => error.into(),
         Unanswered::Token(error) => error.into(),
         Unanswered::WeChat(error) => unanswered(&error),

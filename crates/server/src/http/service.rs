@@ -148,11 +148,11 @@ impl Service {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         match self.part(&request) {
-            Part::Api => self.route(request).await,
+            Part::Api => Box::pin(self.route(request)).await,
             Part::Proxy => proxy::answer(&self.inner.app, request).await,
             Part::Compatible => compatible::answer(&self.inner.app, request).await,
             Part::Metrics if matches!(*request.method(), Method::GET | Method::HEAD) => {
-                metrics::answer(&self.inner.app.broker).await
+                Box::pin(metrics::answer(&self.inner.app.broker)).await
             }
             Part::Metrics => self.refuse(
                 &request,

@@ -5,7 +5,6 @@
 //! that is still sending would otherwise lose the answer with the connection.
 
 use std::{
-    collections::VecDeque,
     error::Error as StdError,
     pin::Pin,
     sync::{
@@ -66,7 +65,7 @@ impl Uploads {
         let ended = body.is_end_stream();
         Arriving {
             body: (!ended).then(|| UnsyncBoxBody::new(body.map_err(Into::into))),
-            read: VecDeque::new(),
+            read: None,
             left: self.most,
             patience: self.patience,
             alarm: None,
@@ -81,13 +80,18 @@ impl Uploads {
     /// Takes in a body that is to be looked at, up to `most` bytes.
     pub(super) async fn whole(&self, mut body: Arriving, most: usize) -> Result<Bytes, Fault> {
         let mut whole = BytesMut::new();
-        while let Some(bytes) = body.next().await {
-            let bytes = bytes?;
-            if whole.len() + bytes.len() > most {
-                return Err(Fault::TooLarge);
+        let read = async {
+            while let Some(bytes) = body.next().await {
+                let bytes = bytes?;
+                if whole.len() + bytes.len() > most {
+                    return Err(Fault::TooLarge);
+                }
+                whole.extend_from_slice(&bytes);
             }
-            whole.extend_from_slice(&bytes);
-        }
+            Ok(())
+        };
+        // Nobody has proven anything yet: all of it comes within the time of one pause.
+        timeout(self.patience, read).await.unwrap_or(Err(Fault::Stalled))?;
         Ok(whole.freeze())
     }
 
@@ -106,25 +110,26 @@ impl Uploads {
         let size =
             hint.exact().map_or(self.keep, |size| usize::try_from(size).unwrap_or(self.keep));
         let room = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(room) else {
+        let Ok(mut room) = Arc::clone(&self.room).try_acquire_many_owned(room) else {
             return Ok(Kept::passing(body));
         };
-        let mut pieces = VecDeque::new();
-        let mut length = 0;
+        // Copied together: many small pieces would take more room than their bytes.
+        let mut whole = BytesMut::new();
         while let Some(bytes) = body.next().await {
             let bytes = bytes?;
-            length += bytes.len();
-            pieces.push_back(bytes);
-            if length > self.keep {
-                body.read = pieces;
+            if whole.is_empty() && body.is_end_stream() && bytes.len() <= self.keep {
+                return Ok(Kept::Whole { bytes, _room: Some(room) });
+            }
+            whole.extend_from_slice(&bytes);
+            if whole.len() > self.keep {
+                body.read = Some((whole.freeze(), room));
                 return Ok(Kept::passing(body));
             }
         }
-        let whole = match pieces.len() {
-            0 | 1 => pieces.pop_front().unwrap_or_default(),
-            _ => pieces.iter().flatten().copied().collect(),
-        };
-        Ok(Kept::Whole { bytes: whole, _room: Some(room) })
+        // One that did not say how long it would be had room for the longest.
+        let surplus = room.num_permits().saturating_sub(whole.len().div_ceil(1024));
+        drop(room.split(surplus));
+        Ok(Kept::Whole { bytes: whole.freeze(), _room: Some(room) })
     }
 }
 
@@ -146,7 +151,7 @@ impl Kept {
         Self::Passing(Some(Upload::stream(UnsyncBoxBody::new(body))), faults)
     }
 
-    /// The body to send, and whether it could be sent again. One that passes is there once.
+    /// The body to send. One that passes is there once.
     pub(super) fn upload(&mut self) -> Upload {
         match self {
             Self::Whole { bytes, .. } if bytes.is_empty() => Upload::Nothing,
@@ -207,8 +212,8 @@ impl Faults {
 pub(super) struct Arriving {
     /// What is still to come; `None` when it is over.
     body: Option<UnsyncBoxBody<Bytes, BoxError>>,
-    /// What was read already.
-    read: VecDeque<Bytes>,
+    /// What was read already, and the room that it takes.
+    read: Option<(Bytes, OwnedSemaphorePermit)>,
     /// How many bytes it may still have.
     left: u64,
     patience: Duration,
@@ -226,7 +231,7 @@ impl Arriving {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        if let Some(bytes) = self.read.pop_front() {
+        if let Some((bytes, _)) = self.read.take() {
             return Poll::Ready(Some(Ok(bytes)));
         }
         loop {
@@ -281,11 +286,11 @@ impl Body for Arriving {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.read.is_none() && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read: u64 = self.read.iter().map(|bytes| bytes.len() as u64).sum();
+        let read = self.read.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64);
         let rest =
             self.body.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
         let mut hint = SizeHint::new();
@@ -314,5 +319,47 @@ impl Drop for Arriving {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// A body of so many pieces of a hundred bytes that does not say how long it is.
+    fn arriving(uploads: &Uploads, pieces: usize) -> Arriving {
+        let piece = || Ok::<_, BoxError>(Frame::data(Bytes::from_static(&[7; 100])));
+        let body = StreamBody::new(stream::iter((0..pieces).map(move |_| piece())));
+        uploads.arriving(&HeaderMap::new(), body)
+    }
+
+    fn uploads() -> Uploads {
+        let limits = Limits { kept_body: 4096, kept_bodies: 8192, ..Limits::default() };
+        Uploads::new(&limits)
+    }
+
+    #[tokio::test]
+    async fn a_kept_body_takes_the_room_that_it_needs() {
+        let uploads = uploads();
+        let mut kept = uploads.keep(arriving(&uploads, 11)).await.unwrap();
+        assert_eq!(uploads.room.available_permits(), 6);
+        for _ in 0..2 {
+            assert_eq!(kept.upload().collect().await.unwrap().to_bytes(), [7; 1100].as_slice());
+        }
+        drop(kept);
+        assert_eq!(uploads.room.available_permits(), 8);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_of_a_body_that_is_too_large_takes_room_until_it_is_sent() {
+        let uploads = uploads();
+        let mut kept = uploads.keep(arriving(&uploads, 60)).await.unwrap();
+        assert!(!kept.is_whole());
+        assert_eq!(uploads.room.available_permits(), 4);
+        assert_eq!(kept.upload().collect().await.unwrap().to_bytes(), [7; 6000].as_slice());
+        assert_eq!(uploads.room.available_permits(), 8);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use server::http::Limits;
+use server::http::{Limits, ProblemType};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -135,6 +135,9 @@ async fn every_method_and_every_body_arrives() {
                 assert!(seen.head.starts_with(&format!("{method} ")), "{about}");
                 assert!(seen.body == *body, "{about}");
                 assert_eq!(seen.header("content-type"), Some("x/y"), "{about}");
+                if body.is_empty() && ["POST", "PUT", "PATCH"].contains(&method) {
+                    assert_eq!(seen.header("content-length"), Some("0"), "{about}");
+                }
             }
         }
     }
@@ -301,17 +304,33 @@ async fn an_upload_that_is_too_large_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_method_whose_answer_shows_the_call_is_not_carried() {
+    let (world, upstream) = worlds([Act::Reply(json(OK))]).await;
+    let sdk = Sdk::of(&world).await;
+    assert_eq!(sdk.call("TRACE", PATH, "", None).await.json()["errcode"], 48001);
+    let proxied = format!("/wx/shop{PATH}");
+    let answer = world.ask("TRACE", &proxied, Some(&world.key), None).await;
+    answer.check_problem(ProblemType::Forbidden);
+    assert!(upstream.seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kept_connection_is_used_again_and_a_dead_one_is_not() {
+    let chunks = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{OK}\r\n0\r\n\r\n",
+        OK.len()
+    );
     let acts = [
         Act::Reply(json(OK)),
-        Act::Reply(json(OK)),
+        Act::Reply(chunks.into()),
         Act::ReplyAndClose(json(OK)),
         Act::Reply(json(OK)),
     ];
     let (world, upstream) = worlds(acts).await;
     let sdk = Sdk::of(&world).await;
     for _ in 0..4 {
-        assert_eq!(sdk.call("POST", PATH, "", Some("{}")).await.body, OK.as_bytes());
+        let answer = sdk.call("POST", PATH, "", Some("{}")).await;
+        assert!(String::from_utf8_lossy(&answer.body).contains(OK), "{answer:?}");
     }
     // One that was idle for long is dropped.
     pass(21).await;

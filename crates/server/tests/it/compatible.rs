@@ -1,12 +1,14 @@
 //! The WeChat-compatible endpoint: tokens, secrets, paths, parameters, refusals.
 
+use std::time::Duration;
+
 use broker::audit::Actor;
 use broker::key::{Apps, Permission, Rights};
 use serde_json::{Value, json};
-use sim::{Issuer, Scope};
+use sim::{Fault, FaultKind, Issuer, Scope};
 
 use crate::{
-    harness::{ALIAS, APP, Answer, MINI, OPENID, OTHER, World, pass},
+    harness::{ALIAS, APP, Answer, MINI, OPENID, OTHER, Setup, World, pass},
     sdk::Sdk,
 };
 
@@ -377,6 +379,38 @@ async fn a_revoked_key_takes_its_passes_and_web_tokens_with_it() {
         "/sns/oauth2/refresh_token?appid={APP}&grant_type=refresh_token&refresh_token={refresh}"
     );
     check_refusal(&world.ask("GET", &renew, None, None).await, 40030, "invalid refresh_token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_revoked_while_its_request_waits_gets_nothing() {
+    // The first token comes after 700 ms.
+    let world = async || {
+        let world = World::with(Setup { lazy: true, ..Setup::default() }).await;
+        let slow = FaultKind::LatencyBefore { millis: 700 };
+        world.sim.set_fault(Fault::new(slow).on("/cgi-bin/stable_token"));
+        world
+    };
+    let revoke = async |world: &World| {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.app.broker.revoke_key("mortal", &Actor::System).await.unwrap();
+    };
+
+    // A call that waits for the app's token is not made.
+    let (called, query) = (world().await, format!("&openid={OPENID}"));
+    let mortal = key(&called, "mortal", &[Permission::Proxy], &[]).await;
+    let sdk = Sdk::with_key(&called, &mortal).await;
+    let (answer, ()) = tokio::join!(sdk.call("GET", INFO, &query, None), revoke(&called));
+    check_refusal(&answer, 40001, "invalid credential");
+    assert_eq!(called.calls(INFO), 0);
+
+    // Nor does a key that may see the token get it.
+    let asked = world().await;
+    let rights = Rights { permissions: [Permission::Token].into(), reveal: true, ..Rights::all() };
+    let mortal = asked.app.broker.add_key("mortal", rights, None, &Actor::System).await.unwrap();
+    let secret = mortal.expose();
+    let path = format!("/cgi-bin/token?grant_type=client_credential&appid={APP}&secret={secret}");
+    let (answer, ()) = tokio::join!(send(&asked, "GET", &path, None), revoke(&asked));
+    check_refusal(&answer, 40125, "invalid appsecret");
 }
 
 async fn web_grant(world: &World) -> Value {

@@ -254,6 +254,22 @@ async fn slow_clients_are_let_go() {
     answer.check_problem(ProblemType::BodyTimeout);
     assert_eq!(begun.elapsed().as_secs(), 30);
 
+    // The body comes byte by byte, and nobody knows whose it is.
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect(world.api).await.unwrap();
+    let head = b"POST /cgi-bin/token HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 99\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let mut answer = [0; 512];
+    let length = loop {
+        stream.write_all(b"x").await.unwrap();
+        if let Ok(read) = timeout(Duration::from_secs(7), stream.read(&mut answer)).await {
+            break read.unwrap();
+        }
+    };
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.contains("\"errcode\":47001"), "{answer}");
+    assert_eq!(begun.elapsed().as_secs(), 30);
+
     // Nothing comes at all.
     let begun = Instant::now();
     assert!(world.exchange(b"").await.is_empty());

@@ -1,10 +1,12 @@
 //! Which calls are sent again, and how often: every cause, method and kind of body.
 
+use std::time::Duration;
+
 use server::http::Limits;
 use sim::{Fault, FaultKind, Issuer};
 
 use crate::{
-    harness::{APP, Answer, Setup, World},
+    harness::{APP, Answer, Setup, World, pass},
     sdk::Sdk,
 };
 
@@ -164,4 +166,32 @@ async fn many_calls_that_fail_together_make_one_check() {
         assert_eq!(heard(&answer), Heard::Fine, "{answer:?}");
     }
     assert_eq!(world.calls("/cgi-bin/stable_token") - before, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_refresh_right_after_an_unfounded_refusal_costs_no_more() {
+    let world = world().await;
+    let sdk = Sdk::of(&world).await;
+    Cause::Errcode(40001).arrange(&world, GET);
+    assert_eq!(heard(&sdk.call("GET", GET, "", None).await), Heard::Errcode(40001));
+    pass(2).await;
+    world.sim.foreign_refresh(APP, Issuer::Stable, true).unwrap();
+    let answer = sdk.call("GET", GET, "", None).await;
+    assert_eq!(heard(&answer), Heard::Fine, "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_always_refuses_has_the_token_checked_ever_more_rarely() {
+    const PROBE: &str = "/cgi-bin/get_api_domain_ip";
+    let world = world().await;
+    let sdk = Sdk::of(&world).await;
+    let refuse = FaultKind::Errcode { code: 40001, ip: None, message: None };
+    world.sim.set_fault(Fault::new(refuse).on(GET));
+    for _ in 0..120 {
+        assert_eq!(heard(&sdk.call("GET", GET, "", None).await), Heard::Errcode(40001));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // After 0, 1, 3, 7, 15 seconds, and then every ten: within a minute.
+    let probes = world.calls(PROBE);
+    assert!((8..=10).contains(&probes), "{probes}");
 }

@@ -225,6 +225,9 @@ impl From<Fault> for Refusal {
 impl From<Unanswered> for Refusal {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
+            Unanswered::Trace => {
+                Self::new(48001, "api unauthorized", "TRACE is not carried: it shows the token")
+            }
             Unanswered::Key(NotKnown::Unknown) => Self::token("its client key was just revoked"),
             Unanswered::Key(stale) => stale.into(),
             Unanswered::Token(error) => error.into(),

@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use wechat::{AuthCode, Forward, IssuedGrant};
 
 use super::{
-    Answer, Asked, CallQuery, Family, Refusal, Who,
+    Answer, Asked, CallQuery, Family, Refusal,
     issue::{Proven, json_answer},
 };
 use crate::http::{
-    carry::{Unanswered, counted, forward, passed_on, strip_request},
+    carry::{Unanswered, Who, counted, forward, passed_on, upward, with_token},
     upload::Arriving,
 };
 
@@ -44,7 +44,7 @@ impl Asked<'_> {
         let unwrapped = self.app.broker.unwrap_refresh_token(token);
         let unwrapped = unwrapped.map_err(Refusal::web_refresh_token)?;
         let (key, entry) = (unwrapped.key, unwrapped.entry);
-        self.who = Who { key: Some(Arc::clone(&key)), entry: Some(Arc::clone(&entry)) };
+        self.who = Who::of(&key, &entry);
         if entry.app().id.as_str() != appid {
             return Err(Refusal::appid());
         }
@@ -88,7 +88,7 @@ impl Asked<'_> {
         let unwrapped = self.app.broker.unwrap_web_token(token);
         let unwrapped = unwrapped.map_err(Refusal::web_token)?;
         let (key, entry) = (unwrapped.key, unwrapped.entry);
-        self.who = Who { key: Some(Arc::clone(&key)), entry: Some(Arc::clone(&entry)) };
+        self.who = Who::of(&key, &entry);
         self.holds(&key, self.needs)?;
         self.reaches_path(&key)?;
         if query.tells_a_key() {
@@ -97,19 +97,17 @@ impl Asked<'_> {
         key.admit_call(&entry)?;
         let mut body = self.app.uploads.keep(body).await?;
         let faults = body.faults();
-        let mut headers = self.head.headers.clone();
-        strip_request(&mut headers);
         let token = unwrapped.token.expose();
         self.app.broker.recheck(&key, &entry).map_err(Unanswered::from)?;
         let call = Forward {
             method: self.head.method.clone(),
-            path_and_query: format!("{}?access_token={token}{}", self.path.as_str(), query.rest),
-            headers,
+            path_and_query: with_token(self.path, token, &query.rest),
+            headers: upward(&self.head.headers),
             body: body.upload(),
         };
         let carried = forward(self.app, call, &faults, token).await;
         let carried = carried.map(|(answer, errcode)| (passed_on(answer, token), errcode));
-        Ok(counted(carried, &entry, self.path)?)
+        Ok(counted(carried, &key, &entry, self.path, self.request_id)?)
     }
 
     /// What WeChat told of a user, with its tokens wrapped.
