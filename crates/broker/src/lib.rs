@@ -234,7 +234,7 @@ impl Broker {
             return Err(NotKnown::Stale);
         }
         let keys = self.0.keys.load();
-        let key = keys.by_hash.get(&key_hash(presented)).filter(|key| key.is_live(self.now()));
+        let key = keys.by_hash.get(&key_hash(presented)).filter(|key| key.is_live(|| self.now()));
         key.map(Arc::clone).ok_or(NotKnown::Unknown)
     }
 

@@ -250,7 +250,7 @@ impl Broker {
         now: Timestamp,
     ) -> Option<(Arc<ClientKey>, Arc<AppEntry>)> {
         let keys = self.0.keys.load();
-        let key = keys.find(key).filter(|key| key.is_live(now))?;
+        let key = keys.find(key).filter(|key| key.is_live(|| now))?;
         let entry = self.app(app)?;
         let same = {
             let app = entry.app();

@@ -32,6 +32,8 @@ pub(super) struct Herd {
     /// The same readers on the same connections ask again for the token that is there by now: from
     /// the first question to the last answer.
     pub(super) again: f64,
+    /// When the last of so many tasks in one process has gone on, its store in memory.
+    pub(super) awake: f64,
 }
 
 /// Lets so many readers wait, three times with servers of their own, and answers the medians.
@@ -42,8 +44,11 @@ pub(super) fn measure(root: &Path, binary: &Path, cores: Cores, readers: usize) 
     Call::new("taskset", root, ["-a", "-p", "-c", &cores.client.to_string(), &own]).stdout()?;
     let mut herds = Vec::new();
     for _ in 0..TIMES {
-        let herd = once(binary, cores, readers)?;
-        println!("  the last one had it after {:.1} ms", herd.last);
+        let herd = once(root, binary, cores, readers)?;
+        println!(
+            "  the last one had it after {:.1} ms; as a task in one process, after {:.1} ms",
+            herd.last, herd.awake
+        );
         herds.push(herd);
     }
     let of = |value: fn(&Herd) -> f64| median(herds.iter().map(value));
@@ -55,10 +60,31 @@ pub(super) fn measure(root: &Path, binary: &Path, cores: Cores, readers: usize) 
         last: of(|herd| herd.last),
         cpu: of(|herd| herd.cpu),
         again: of(|herd| herd.again),
+        awake: of(|herd| herd.awake),
     })
 }
 
-fn once(binary: &Path, cores: Cores, readers: usize) -> Result<Herd> {
+/// Lets so many tasks of one process wait, and answers when the last one has gone on.
+fn tasks(root: &Path, cores: Cores, readers: usize) -> Result<f64> {
+    let cargo =
+        ["cargo", "run", "--quiet", "--release", "--package", "broker", "--example", "herd"];
+    let (core, readers) = (cores.server.to_string(), readers.to_string());
+    let args = [&["-c", &core], &cargo[..], &["--", &readers]].concat();
+    let printed = Call::new("taskset", root, args).stdout()?;
+    let mut words = printed.split_whitespace();
+    let mut after = |name: &str| {
+        words.find(|word| *word == name)?;
+        words.next()?.parse::<f64>().ok()
+    };
+    let found = after("last").zip(after("fetches"));
+    let (last, fetches) = found.with_context(|| format!("the example printed `{printed}`"))?;
+    if fetches != 1.0 {
+        bail!("the token was fetched {fetches} times");
+    }
+    Ok(last)
+}
+
+fn once(root: &Path, binary: &Path, cores: Cores, readers: usize) -> Result<Herd> {
     let gate = Gate::start(false)?;
     let xinfu = Xinfu::new(binary, &gate.url())?
         .with("XINFU_LIMITS_CONNECTIONS", (2 * readers).to_string());
@@ -105,6 +131,7 @@ fn once(binary: &Path, cores: Cores, readers: usize) -> Result<Herd> {
         last: at(readers - 1),
         cpu: spent.as_secs_f64() * 1e6 / readers as f64,
         again: millis(again),
+        awake: tasks(root, cores, readers).context("tasks in one process")?,
     })
 }
 

@@ -172,10 +172,10 @@ fn target_rows(figures: &Figures, language: Language) -> Vec<Row> {
         herd.calls as f64,
     );
     push(
-        readers(pick("the last one has its answer", "最后一个得到应答")),
+        readers(pick("the last one is awake", "最后一个被唤醒")),
         "≤ 10 ms",
-        format!("{:.1} ms", herd.last),
-        herd.last / 10.0,
+        format!("{:.1} ms", herd.awake),
+        herd.awake / 10.0,
     );
     let apps = |what: &str| format!("{} {}: {what}", idle.apps, pick("idle apps", "个空闲应用"));
     push(
@@ -262,9 +262,16 @@ fn others(figures: &Figures, language: Language) -> String {
         &[
             (pick("readers", "读者"), herd.readers.to_string()),
             (pick("upstream calls", "上游调用次数"), herd.calls.to_string()),
+            (
+                pick(
+                    "as tasks in one process: the last one is awake",
+                    "作为同一进程内的任务：最后一个被唤醒",
+                ),
+                format!("{:.1} ms", herd.awake),
+            ),
             (pick("first answer", "第一个应答"), format!("{:.1} ms", herd.first)),
             (pick("half of the answers", "半数应答"), format!("{:.1} ms", herd.half)),
-            (pick("last answer", "最后一个应答"), format!("{:.1} ms", herd.last)),
+            (pick("last answer on the wire", "线路上最后一个应答"), format!("{:.1} ms", herd.last)),
             (pick("CPU an answer", "每个应答的 CPU"), format!("{:.2} µs", herd.cpu)),
             (
                 pick(

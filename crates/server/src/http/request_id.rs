@@ -1,8 +1,8 @@
 //! Request ids: taken over from the caller where they are sane, made up otherwise.
 
 use std::{
-    fmt::Write as _,
     hash::{BuildHasher as _, RandomState},
+    io::Write as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -33,9 +33,12 @@ impl RequestIds {
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderValue {
         headers.get(X_REQUEST_ID).filter(|id| sane(id.as_bytes())).cloned().unwrap_or_else(|| {
             let (process, counter) = &*self.0;
-            let mut id = String::with_capacity(24);
-            let _ = write!(id, "{process:08x}-{:06x}", counter.fetch_add(1, Ordering::Relaxed));
-            HeaderValue::try_from(id).expect("digits and a dash make a header value")
+            let count = counter.fetch_add(1, Ordering::Relaxed);
+            let mut id = [0; 32];
+            let mut rest = &mut id[..];
+            write!(rest, "{process:08x}-{count:06x}").expect("25 characters at most");
+            let left = rest.len();
+            HeaderValue::from_bytes(&id[..id.len() - left]).expect("digits and a dash are fine")
         })
     }
 
