@@ -2,8 +2,8 @@
 //!
 //! The clients are in `clients/`, in three languages. Here they are installed at their pinned
 //! versions, a simulator and a server are started, and each client is given a file that describes
-//! that world. A client fails by its exit status; the figures of the load are checked here: through
-//! xinfu no call may fail.
+//! that world; and the lines that the demonstration prints are pasted. A client fails by its exit
+//! status; the figures of the load are checked here: through xinfu no call may fail.
 
 use std::{
     ffi::OsStr,
@@ -61,6 +61,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         world.in_it(call(root, &command, &described)).run_within(LIMIT)?;
     }
     untouched(root, &python, &world.xinfu)?;
+    pasted(root, &python, &node)?;
     let loads = [
         ("python-load", vec![python, root.join("clients/python/load.py")]),
         ("node-load", vec!["node".into(), node.join("load.js")]),
@@ -76,6 +77,37 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     }
     print_figures(&figures);
     check_figures(&figures)
+}
+
+/// The lines that the demonstration prints to be pasted, all of them, in one shell.
+fn pasted(root: &Path, python: &Path, node: &Path) -> Result<()> {
+    let mut demo = Command::new(root.join("target/debug/xinfu"));
+    demo.args(["demo", "--port-base", "0"]).stderr(Stdio::null());
+    let (_demo, printed) = start(&mut demo, "Ctrl-C ends it")?;
+    let lines = printed.iter().skip_while(|line| !line.contains("Lines to paste")).skip(1);
+    let lines = lines.take_while(|line| !line.contains("Ctrl-C"));
+    let programs = python.parent().context("an interpreter lies in a folder")?;
+    let mut script = vec![format!("PATH='{}':$PATH", programs.display())];
+    script.extend(lines.map(|line| line.trim_start().to_owned()));
+    ensure!(script.len() > 20, "the demonstration prints lines to paste: {printed:?}");
+    let said = Call::new("bash", root, ["-eu", "-c", &script.join("\n")])
+        .env("NODE_PATH", node.join("node_modules"))
+        .stdout()
+        .context("the lines that `xinfu demo` prints to be pasted")?;
+    // What each of them shows, and how often: a follower read by curl, by Python and by Node, and
+    // the one refusal that the foreign refresh causes.
+    let shown = [
+        ("\"subscribe\":1", 1),
+        ("'subscribe': 1", 1),
+        (" subscribe: 1", 1),
+        ("\"errcode\":40001,\"errmsg\"", 1),
+    ];
+    for (what, times) in shown {
+        let found = said.matches(what).count();
+        ensure!(found == times, "`{what}` is shown {found} times, not {times}:\n{said}");
+    }
+    println!("the lines of the demonstration, pasted");
+    Ok(())
 }
 
 /// wechatpy as it is, where xinfu stands in WeChat's place: in a mount and a network namespace of
@@ -177,8 +209,11 @@ impl World {
         for app in &apps {
             sim.arg("--app").arg(format!("{app}:{SECRET}"));
         }
-        let (simulator, line) = start(&mut sim, "simulated WeChat on ")?;
-        let mut urls = line.split(' ').filter(|word| word.starts_with("http://"));
+        let (simulator, printed) = start(&mut sim, "simulated WeChat on ")?;
+        let mut urls = printed
+            .iter()
+            .flat_map(|line| line.split(' '))
+            .filter(|word| word.starts_with("http://"));
         let mut url = || urls.next().map(|url| url.trim_end_matches(',').to_owned());
         let sim = url().context("the simulator tells its address")?;
         let control = url().context("the simulator tells its control port")?;
@@ -199,8 +234,9 @@ impl World {
         world.init()?;
         let mut serve = Command::new(&world.xinfu);
         serve.arg("--config").arg(&world.config).arg("serve").envs(world.variables());
-        let (server, line) = start(&mut serve, " serves ")?;
-        let api = line.split(' ').find(|word| word.starts_with("http://"));
+        let (server, printed) = start(&mut serve, " serves ")?;
+        let mut words = printed.iter().flat_map(|line| line.split(' '));
+        let api = words.find(|word| word.starts_with("http://"));
         let api = api.context("the server tells its address")?.trim_end_matches(',').to_owned();
         let mut processes = world._processes;
         processes.push(server);
@@ -287,20 +323,23 @@ impl World {
     }
 }
 
-/// Starts a process, and waits for the line that says that it is ready.
-fn start(command: &mut Command, ready: &str) -> Result<(Running, String)> {
+/// Starts a process, and waits for the line that says that it is ready; answers all lines up to it.
+fn start(command: &mut Command, ready: &str) -> Result<(Running, Vec<String>)> {
     let name = format!("{command:?}");
     let mut child = command.stdout(Stdio::piped()).spawn().context(name.clone())?;
     let out = child.stdout.take().context("its output is piped")?;
     let running = Running(child);
     let mut lines = BufReader::new(out).lines();
+    let mut printed = Vec::new();
     let watch = Stopwatch::start();
     while watch.elapsed() < LIMIT {
         let line = lines.next().with_context(|| format!("{name} ended before it was ready"))??;
-        if line.contains(ready) {
+        let is_ready = line.contains(ready);
+        printed.push(line);
+        if is_ready {
             // Whoever writes on must find a reader.
             std::thread::spawn(move || lines.for_each(drop));
-            return Ok((running, line));
+            return Ok((running, printed));
         }
     }
     bail!("{name} was not ready in time")

@@ -6,7 +6,14 @@
 //! one went on; and how often WeChat was asked. The store is in memory: what a disk takes to keep the
 //! token comes before the first.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use broker::{
     Bounds, Broker, NewApp, Parts,
@@ -40,25 +47,33 @@ async fn main() -> Result<(), Failure> {
 
     let broker = broker(&host).await?;
     let entry = broker.app(APP).ok_or("the app is not there")?;
-    let mut waiting = JoinSet::new();
-    for _ in 0..readers {
-        let (broker, entry) = (broker.clone(), Arc::clone(&entry));
+    let waiting = TaskTracker::new();
+    let begun = Instant::now();
+    let woken: Arc<[AtomicU64]> = (0..readers).map(|_| AtomicU64::new(0)).collect();
+    for reader in 0..readers {
+        let (broker, entry, woken) = (broker.clone(), Arc::clone(&entry), Arc::clone(&woken));
         waiting.spawn(async move {
-            broker.token(&entry, None, Duration::ZERO).await.map(|_| Instant::now())
+            if broker.token(&entry, None, Duration::ZERO).await.is_ok() {
+                let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                woken[reader].store(nanos, Ordering::Relaxed);
+            }
         });
     }
     // None of them can be done before it is told to answer.
     tokio::time::sleep(Duration::from_millis(300)).await;
     all_wait.notify_one();
-    let mut woken = Vec::with_capacity(readers);
-    while let Some(at) = waiting.join_next().await {
-        woken.push(at??);
-    }
-    woken.sort_unstable();
+    waiting.close();
+    waiting.wait().await;
     let answered = wechat.join_next().await.ok_or("nobody has answered")???;
-    let after = |at: Option<&Instant>| at.map_or(0.0, |at| (*at - answered).as_secs_f64() * 1e3);
+    let answered = answered.duration_since(begun).as_secs_f64();
+    let times = || woken.iter().map(|at| at.load(Ordering::Relaxed));
+    if times().any(|at| at == 0) {
+        return Err("not everybody got the token".into());
+    }
+    let after = |at: Option<u64>| (at.unwrap_or_default() as f64 / 1e9 - answered) * 1e3;
     let fetches = broker.counters().read().rotations;
-    println!("first {:.2} last {:.2} fetches {fetches}", after(woken.first()), after(woken.last()));
+    let (first, last) = (after(times().min()), after(times().max()));
+    writeln!(std::io::stdout(), "first {first:.2} last {last:.2} fetches {fetches}")?;
     Ok(())
 }
 

@@ -215,6 +215,8 @@ pub struct ClientKey {
     rate: Rate,
     /// Calls that came too early.
     limited: AtomicU64,
+    /// Token reads that ended without a token.
+    unserved: AtomicU64,
     /// Token reads.
     reads: Tally,
     /// Reports of tokens that worked.
@@ -265,6 +267,7 @@ impl ClientKey {
             expires_at: row.expires_at,
             rate: Rate::per_minute(bounds.key_calls_per_minute),
             limited: AtomicU64::new(0),
+            unserved: AtomicU64::new(0),
             reads: Tally::default(),
             unfounded: Tally::default(),
         })
@@ -309,6 +312,11 @@ impl ClientKey {
         self.reads.add();
     }
 
+    /// Counts one token read that ended without a token.
+    pub(crate) fn count_unserved(&self) {
+        self.unserved.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts one report of a token that turned out to work.
     pub(crate) fn count_unfounded(&self) {
         self.unfounded.add();
@@ -317,6 +325,11 @@ impl ClientKey {
     /// How many tokens were read with it, since the start of the process.
     pub fn reads(&self) -> u64 {
         self.reads.read()
+    }
+
+    /// How many token reads ended without a token, since the start of the process.
+    pub fn unserved(&self) -> u64 {
+        self.unserved.load(Ordering::Relaxed)
     }
 
     /// How many of its calls came too early, for itself or for the app.
@@ -340,6 +353,7 @@ impl ClientKey {
         self.reads.go_on_from(&before.reads);
         self.unfounded.go_on_from(&before.unfounded);
         self.limited.store(before.limited(), Ordering::Relaxed);
+        self.unserved.store(before.unserved(), Ordering::Relaxed);
     }
 }
 

@@ -128,12 +128,13 @@ impl Broker {
                     let began = self.now();
                     flight.ended().await;
                     let mut state = slot.state();
-                    let found = |it: Verdict| it.generation == generation && it.at >= began;
-                    if !state.verdict.is_some_and(found) {
+                    let found = |it: &Verdict| it.generation == generation && it.at >= began;
+                    if !state.verdict.as_deref().is_some_and(found) {
                         // If it is not replaced either, it could not be checked; asking again at
                         // once would make a loop of that.
-                        let verdict = Verdict::new(state.verdict, generation, self.now(), false);
-                        state.verdict = Some(verdict);
+                        let before = state.verdict.as_deref();
+                        let verdict = Verdict::new(before, generation, self.now(), false);
+                        state.verdict = Some(Box::new(verdict));
                     }
                 }
             }
@@ -161,7 +162,7 @@ impl Broker {
             let until = verdict.at + if news { verdict.news_after } else { Verdict::KEPT };
             verdict.generation == generation && verdict.at <= now && now < until
         };
-        if let Some(verdict) = state.verdict.filter(kept) {
+        if let Some(verdict) = state.verdict.as_deref().filter(|it| kept(it)) {
             return if verdict.alive { Answered::Unfounded } else { Answered::Unclear };
         }
         if let Some(flight) = state.flight() {
@@ -229,7 +230,8 @@ impl Broker {
             Probed::Unclear => false,
         };
         let mut state = slot.state();
-        state.verdict = Some(Verdict::new(state.verdict, generation, self.now(), alive));
+        let verdict = Verdict::new(state.verdict.as_deref(), generation, self.now(), alive);
+        state.verdict = Some(Box::new(verdict));
         drop(state);
         // Why WeChat gives no token stands for the next report too, and for the refresh to come.
         unasked.map_or(Ok(Worked::Done), Err)

@@ -118,7 +118,7 @@ pub(crate) struct State {
     /// What is wrong, as last seen in the store or by ourselves. Most apps have none.
     trouble: Option<Box<Trouble>>,
     /// What the last check after a report found, unless it replaced the token.
-    pub(crate) verdict: Option<Verdict>,
+    pub(crate) verdict: Option<Box<Verdict>>,
     /// A generation that the store could not take yet.
     pub(crate) unstored: Option<Box<Unstored>>,
     /// The store changed while a flight was under way, and was not read again.
@@ -150,7 +150,7 @@ impl Verdict {
 
     /// What was found at `at`, after what was found before. Where one call fails again and again
     /// while the token works, the call is at fault, and the token is checked ever more rarely.
-    pub(crate) fn new(before: Option<Self>, generation: u64, at: Timestamp, alive: bool) -> Self {
+    pub(crate) fn new(before: Option<&Self>, generation: u64, at: Timestamp, alive: bool) -> Self {
         const FIRST: Duration = Duration::from_secs(1);
         let again = before.filter(|before| {
             before.alive && before.generation == generation && at < before.at + Self::KEPT * 2

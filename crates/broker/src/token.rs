@@ -78,11 +78,14 @@ impl Broker {
         if let Some(view) = self.token_now(entry, key, min_ttl) {
             return Ok(view);
         }
-        let held = self.wait_usable(entry, CredentialKind::Token, min_ttl).await?;
+        let waited = self.wait_usable(entry, CredentialKind::Token, min_ttl).await;
         if let Some(key) = key {
-            key.count_read();
+            match &waited {
+                Ok(_) => key.count_read(),
+                Err(_) => key.count_unserved(),
+            }
         }
-        Ok(TokenView::of(&held, self.now()))
+        Ok(TokenView::of(&*waited?, self.now()))
     }
 
     /// The app's global token if memory has one that is usable: the part of [`Broker::token`] that

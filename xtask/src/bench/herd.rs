@@ -68,8 +68,9 @@ pub(super) fn measure(root: &Path, binary: &Path, cores: Cores, readers: usize) 
 fn tasks(root: &Path, cores: Cores, readers: usize) -> Result<f64> {
     let cargo =
         ["cargo", "run", "--quiet", "--release", "--package", "broker", "--example", "herd"];
-    let (core, readers) = (cores.server.to_string(), readers.to_string());
-    let args = [&["-c", &core], &cargo[..], &["--", &readers]].concat();
+    // They are the server's own: nobody else needs a core.
+    let (both, readers) = (format!("{},{}", cores.server, cores.client), readers.to_string());
+    let args = [&["-c", &both], &cargo[..], &["--", &readers]].concat();
     let printed = Call::new("taskset", root, args).stdout()?;
     let mut words = printed.split_whitespace();
     let mut after = |name: &str| {

@@ -96,6 +96,7 @@ pub async fn serve(
         cut.cancel();
         tasks.wait().await;
     }
+    app.uploads.ended().await;
 }
 
 /// Waits for a free place first, so that a client that is too many stays in the system's queue.

@@ -138,16 +138,27 @@ static METRICS: [Metric; 28] = [
     Metric {
         name: "token_read",
         kind: Kind::Counter,
-        labels: &["client"],
-        help: "Tokens handed out, by the id of the client key",
-        read: |all, samples| by_key(all, samples, ClientKey::reads),
+        labels: &["client", "result"],
+        help: "Reads of tokens, by the id of the client key: `ok`, or `unavailable` when there was none",
+        read: |all, samples| {
+            for key in &all.keys {
+                for (result, count) in [("ok", key.reads()), ("unavailable", key.unserved())] {
+                    let labels = vec![key.id.clone(), result.to_owned()];
+                    samples.push(Sample(labels, Value::Count(count)));
+                }
+            }
+        },
     },
     Metric {
         name: "rate_limited",
         kind: Kind::Counter,
         labels: &["client"],
         help: "Calls that came too early, for the client key or for its app",
-        read: |all, samples| by_key(all, samples, ClientKey::limited),
+        read: |all, samples| {
+            for key in &all.keys {
+                samples.push(Sample(vec![key.id.clone()], Value::Count(key.limited())));
+            }
+        },
     },
     Metric {
         name: "upstream_requests",
@@ -282,12 +293,6 @@ fn troubles(all: &Gathered, samples: &mut Vec<Sample>) {
     }
 }
 
-fn by_key(all: &Gathered, samples: &mut Vec<Sample>, read: fn(&ClientKey) -> u64) {
-    for key in &all.keys {
-        samples.push(Sample(vec![key.id.clone()], Value::Count(read(key))));
-    }
-}
-
 fn quotas(
     all: &Gathered,
     samples: &mut Vec<Sample>,
@@ -309,7 +314,7 @@ impl Gathered {
         /// A store that is away must not keep the other figures back.
         const PATIENCE: Duration = Duration::from_secs(2);
         let mut apps = broker.apps();
-        apps.sort_by_key(|entry| entry.app().id.clone());
+        apps.sort_by_cached_key(|entry| entry.app().id.clone());
         let today = beijing_day(broker.now());
         let registered = apps.len();
         if registered > MOST_APPS {

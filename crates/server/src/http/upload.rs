@@ -56,6 +56,12 @@ impl Uploads {
         }
     }
 
+    /// Waits until no body is read any more to be dropped; each ends with its connection.
+    pub(super) async fn ended(&self) {
+        self.lingering.close();
+        self.lingering.wait().await;
+    }
+
     /// Takes a body over, before anything of it was read.
     pub(super) fn arriving<B>(&self, headers: &HeaderMap, body: B) -> Arriving
     where

@@ -60,7 +60,8 @@ async fn what_was_done_is_counted() {
         ),
         format!("xinfu_token_expires_at_seconds{{{app},kind=\"token\"}} {}.0", token["expires_at"]),
         format!("xinfu_token_generation{{{app},kind=\"token\"}} 2.0"),
-        format!("xinfu_token_read_total{{client=\"{key}\"}} 1"),
+        format!("xinfu_token_read_total{{client=\"{key}\",result=\"ok\"}} 1"),
+        format!("xinfu_token_read_total{{client=\"{key}\",result=\"unavailable\"}} 0"),
         format!("xinfu_rate_limited_total{{client=\"{key}\"}} 0"),
         format!("xinfu_quota_used{{{app},api=\"stable_token\"}} 2.0"),
         format!("xinfu_quota_limit{{{app},api=\"stable_token\"}} 500000.0"),
@@ -127,6 +128,19 @@ async fn a_store_that_is_away_keeps_no_figures_back() {
     world.token().await;
     world.store.set_reachable(false);
     shows(&page(&world).await, "xinfu_apps 3.0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_that_end_without_a_token_are_counted_apart() {
+    let world = World::with(Setup { lazy: true, ..Setup::default() }).await;
+    let refuse = FaultKind::Errcode { code: 40164, ip: None, message: None };
+    world.sim.set_fault(Fault::new(refuse).on("/cgi-bin/stable_token"));
+    for _ in 0..3 {
+        assert_eq!(world.get(&format!("/v1/apps/{APP}/token")).await.status, 503);
+    }
+    let key = &world.app.broker.client_keys()[0].id;
+    let line = format!("xinfu_token_read_total{{client=\"{key}\",result=\"unavailable\"}} 3");
+    shows(&page(&world).await, &line);
 }
 
 #[tokio::test(start_paused = true)]
