@@ -128,7 +128,8 @@ impl Figures {
 
     /// The setting that decides: 64 connections, or what comes after it.
     pub(super) fn deciding(&self) -> usize {
-        let found = self.settings.iter().position(|setting| setting.connections == 64);
+        let found =
+            self.settings.iter().position(|setting| setting.apart && setting.connections == 64);
         found.unwrap_or_default()
     }
 }

@@ -27,7 +27,10 @@ pub(super) struct Proven {
 impl Asked<'_> {
     /// Answers a pass; to a key that may see it, the token.
     pub(super) async fn token(&mut self, body: Arriving) -> Answer {
-        let params = self.params(body).await?;
+        let body = self.app.uploads.whole(body, LOOKED_AT).await;
+        let body = body.map_err(|fault| Refusal::busy(fault.to_string()))?;
+        let params = Params::parse(self.head.uri.query(), &body);
+        let params = params.map_err(Refusal::malformed_for_a_token)?;
         let Proven { key, entry } = self.proven(&params, "secret")?;
         if params.get("grant_type") != Some("client_credential") {
             return Err(Refusal::grant_type("grant_type is client_credential"));

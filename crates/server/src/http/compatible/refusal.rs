@@ -102,7 +102,9 @@ impl Refusal {
     /// A wrapped refresh token does not open.
     pub(super) fn web_refresh_token(error: NotWrapped) -> Self {
         match error {
-            NotWrapped::Invalid => Self::refresh_token(),
+            NotWrapped::Invalid => Self::token(
+                "it is not a refresh token that was given out here, or its client key is gone",
+            ),
             NotWrapped::Stale(stale) => stale.into(),
         }
     }
@@ -115,11 +117,6 @@ impl Refusal {
 
     pub(super) fn token_expired() -> Self {
         Self::new(42001, "access_token expired", "the pass has ended; fetch a token again")
-    }
-
-    fn refresh_token() -> Self {
-        let why = "it is not one that was given out here, or its client key is no longer good";
-        Self::new(40030, "invalid refresh_token", why)
     }
 
     pub(super) fn no_refresh_token() -> Self {
@@ -136,6 +133,19 @@ impl Refusal {
 
     pub(super) fn malformed(flaw: ParamFlaw) -> Self {
         Self::new(47001, "data format error", flaw.to_string())
+    }
+
+    /// A request for a token that cannot be read. SDKs expect few answers there, and take some of the
+    /// others for "fetch again".
+    pub(super) fn malformed_for_a_token(flaw: ParamFlaw) -> Self {
+        let why = flaw.to_string();
+        match flaw {
+            ParamFlaw::Doubled("secret" | "appsecret") => Self::secret(why),
+            ParamFlaw::Doubled("appid") => Self::new(40013, "invalid appid", why),
+            ParamFlaw::Doubled(_) | ParamFlaw::NotUtf8 | ParamFlaw::Body => {
+                Self::new(41002, "appid missing", why)
+            }
+        }
     }
 
     pub(super) fn key_would_travel() -> Self {
