@@ -26,14 +26,21 @@ impl Broker {
         &self.0.wechat
     }
 
-    /// Hears that WeChat refused the token of a call: it is checked, and replaced if need be.
-    pub async fn hear_refusal(
+    /// Hears that WeChat refused the token of a call that is not sent again: it is checked, and
+    /// replaced if need be, in a task of its own, whether or not somebody waits for the end.
+    pub fn hear_refusal(
         &self,
         entry: &Arc<AppEntry>,
         used: &TokenView,
-        key: Option<&ClientKey>,
-    ) {
-        self.heard(entry, &used.token, key, Some(used.read_at())).await;
+        key: &Arc<ClientKey>,
+    ) -> impl Future<Output = ()> + use<> {
+        let (broker, entry, key) = (self.clone(), Arc::clone(entry), Arc::clone(key));
+        let used = used.clone();
+        let task = self.0.tasks.spawn(async move {
+            broker.heard(&entry, &used.token, Some(&key), Some(used.read_at())).await;
+        });
+        // A panic in it has been printed; who waits goes on.
+        async move { drop(task.await) }
     }
 
     /// Hears that WeChat refused the token of a call, and says whether to send the call again: if
@@ -49,7 +56,7 @@ impl Broker {
         if attempts.0 == MOST_REPEATS {
             return false;
         }
-        self.hear_refusal(entry, used, key).await;
+        self.heard(entry, &used.token, key, Some(used.read_at())).await;
         let held = entry.slot(CredentialKind::Token).held();
         let replaced = held.as_ref().is_none_or(|held| held.generation != used.generation);
         let dead = held.is_some_and(|held| held.dead);

@@ -148,8 +148,8 @@ impl Verdict {
     /// So long it answers whoever says that the token failed.
     pub(crate) const KEPT: Duration = Duration::from_secs(10);
 
-    /// What was found at `at`, after what was found before. Where one call fails again and again
-    /// while the token works, the call is at fault, and the token is checked ever more rarely.
+    /// What was found at `at`, after what was found before. Where the token is found to work again
+    /// and again, whoever asked, the calls are at fault, and it is checked ever more rarely.
     pub(crate) fn new(before: Option<&Self>, generation: u64, at: Timestamp, alive: bool) -> Self {
         const FIRST: Duration = Duration::from_secs(1);
         let again = before.filter(|before| {

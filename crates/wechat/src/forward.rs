@@ -406,6 +406,7 @@ impl Lane {
                     Err(error) => return Err(Missed::unsent(request, reason(&*error))),
                 },
             };
+            lease.will_carry(&request.body().size_hint());
             let moved = match request.body() {
                 Upload::Stream(stream) => Some(stream.moved.clone()),
                 Upload::Nothing | Upload::Whole(_) => None,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use http::Uri;
-use hyper::{client::conn::http1, rt::Executor as _};
+use hyper::{body::SizeHint, client::conn::http1, rt::Executor as _};
 use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 use tower::{Service as _, ServiceExt as _};
@@ -53,6 +53,8 @@ struct Idle {
 pub(crate) struct Lease {
     sender: Sender,
     pool: Pool,
+    /// Whether it carries no other call after this one.
+    once: bool,
 }
 
 impl Pool {
@@ -75,7 +77,7 @@ impl Pool {
                 idle.remove(at);
             } else if idle[at].sender.is_ready() {
                 let Idle { sender, .. } = idle.remove(at)?;
-                return Some(Lease { sender, pool: self.clone() });
+                return Some(Lease { sender, pool: self.clone(), once: false });
             } else {
                 busy += 1;
             }
@@ -93,7 +95,7 @@ impl Pool {
             // Who waits for an answer on it hears of its end; nobody else has to.
             drop(connection.await);
         });
-        Ok(Lease { sender, pool: self.clone() })
+        Ok(Lease { sender, pool: self.clone(), once: false })
     }
 
     fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
@@ -106,11 +108,18 @@ impl Lease {
         &mut self.sender
     }
 
+    /// Notes what is about to be sent: hyper's buffer grows with a large body and never shrinks, so
+    /// that connection is not kept.
+    pub(crate) fn will_carry(&mut self, size: &SizeHint) {
+        const LARGE: u64 = 64 * 1024;
+        self.once = size.upper().is_none_or(|most| most > LARGE);
+    }
+
     /// Puts the connection back, for another call.
     pub(crate) fn put_back(self) {
-        let Self { sender, pool } = self;
+        let Self { sender, pool, once } = self;
         let mut idle = pool.idle();
-        if !sender.is_closed() && idle.len() < MOST_IDLE {
+        if !once && !sender.is_closed() && idle.len() < MOST_IDLE {
             idle.push_back(Idle { sender, since: Instant::now() });
         }
     }

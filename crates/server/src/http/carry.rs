@@ -25,7 +25,7 @@ use super::{
 
 /// A call that may be made.
 pub(super) struct Call<'a> {
-    pub(super) key: &'a ClientKey,
+    pub(super) key: &'a Arc<ClientKey>,
     pub(super) entry: &'a Arc<AppEntry>,
     pub(super) method: &'a Method,
     pub(super) path: CallPath<'a>,
@@ -175,7 +175,8 @@ pub(super) async fn forward(
     fault: &Faults,
     secret: &str,
 ) -> Result<(Forwarded, Option<i64>), Unanswered> {
-    if call.method == Method::TRACE {
+    // A lenient server takes it in any case.
+    if ["TRACE", "TRACK"].iter().any(|trace| call.method.as_str().eq_ignore_ascii_case(trace)) {
         return Err(Unanswered::Trace);
     }
     let answer = app.broker.wechat().forward(call, app.limits.call_patience, secret).await;
@@ -196,9 +197,9 @@ async fn token(app: &App, entry: &Arc<AppEntry>) -> Result<TokenView, TokenError
 
 /// Reports the token of a call that cannot be sent again, and waits a little for what comes of it:
 /// the client will call again at once.
-async fn hear(app: &App, entry: &Arc<AppEntry>, key: &ClientKey, used: &TokenView) {
+async fn hear(app: &App, entry: &Arc<AppEntry>, key: &Arc<ClientKey>, used: &TokenView) {
     const A_LITTLE: Duration = Duration::from_secs(2);
-    let heard = Box::pin(app.broker.hear_refusal(entry, used, Some(key)));
+    let heard = app.broker.hear_refusal(entry, used, key);
     // Whether or not it is over by then, it goes on.
     drop(tokio::time::timeout(A_LITTLE, heard).await);
 }
@@ -265,7 +266,9 @@ fn is_ours(name: &HeaderName) -> bool {
                 | "proxy-connection"
                 | "referer"
                 | "via"
+                | "x-http-method"
                 | "x-http-method-override"
+                | "x-method-override"
                 | "x-original-uri"
                 | "x-original-url"
                 | "x-real-ip"
@@ -311,7 +314,9 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-uri", "/cgi-bin/user/info?access_token=xt_1"),
             ("x-original-url", "/cgi-bin/clear_quota"),
+            ("x-http-method", "DELETE"),
             ("x-http-method-override", "DELETE"),
+            ("x-method-override", "DELETE"),
             ("content-length", "3"),
             ("x-request-id", "abc"),
             ("accept-encoding", "gzip"),

@@ -108,7 +108,7 @@ async fn work(
         return Err(Problem::invalid("query", detail).into());
     }
     key.admit_call(&entry).map_err(|of| No::TooFast(of.into()))?;
-    let (key, entry, query) = (&*key, &entry, query.rest.as_str());
+    let (key, entry, query) = (&key, &entry, query.rest.as_str());
     let call = Call { key, entry, method, path, query, headers, body, request_id };
     carry(app, call).await.map_err(|none| No::Problem(problem(app, none)))
 }

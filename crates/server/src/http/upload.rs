@@ -72,6 +72,7 @@ impl Uploads {
         Arriving {
             body: (!ended).then(|| UnsyncBoxBody::new(body.map_err(Into::into))),
             read: None,
+            room: None,
             left: self.most,
             patience: self.patience,
             alarm: None,
@@ -97,7 +98,10 @@ impl Uploads {
             Ok(())
         };
         // Nobody has proven anything yet: all of it comes within the time of one pause.
-        timeout(self.patience, read).await.unwrap_or(Err(Fault::Stalled))?;
+        match timeout(self.patience, read).await {
+            Ok(read) => read?,
+            Err(_) => return Err(body.failed(Fault::Stalled)),
+        }
         Ok(whole.freeze())
     }
 
@@ -120,7 +124,7 @@ impl Uploads {
             return Ok(Kept::passing(body));
         };
         // Copied together: many small pieces would take more room than their bytes.
-        let mut whole = BytesMut::new();
+        let mut whole = BytesMut::with_capacity(hint.exact().map_or(0, |_| size));
         while let Some(bytes) = body.next().await {
             let bytes = bytes?;
             if whole.is_empty() && body.is_end_stream() && bytes.len() <= self.keep {
@@ -128,14 +132,16 @@ impl Uploads {
             }
             whole.extend_from_slice(&bytes);
             if whole.len() > self.keep {
-                body.read = Some((whole.freeze(), room));
+                body.read = Some(whole.freeze());
+                body.room = Some(room);
                 return Ok(Kept::passing(body));
             }
         }
-        // One that did not say how long it would be had room for the longest.
+        // One that did not say how long it would be had room for the longest, and has grown by
+        // doubling.
         let surplus = room.num_permits().saturating_sub(whole.len().div_ceil(1024));
         drop(room.split(surplus));
-        Ok(Kept::Whole { bytes: whole.freeze(), _room: Some(room) })
+        Ok(Kept::Whole { bytes: Bytes::copy_from_slice(&whole), _room: Some(room) })
     }
 }
 
@@ -218,8 +224,10 @@ impl Faults {
 pub(super) struct Arriving {
     /// What is still to come; `None` when it is over.
     body: Option<UnsyncBoxBody<Bytes, BoxError>>,
-    /// What was read already, and the room that it takes.
-    read: Option<(Bytes, OwnedSemaphorePermit)>,
+    /// What was read already.
+    read: Option<Bytes>,
+    /// The room that it takes, until all is sent: whoever takes it may hold it for long.
+    room: Option<OwnedSemaphorePermit>,
     /// How many bytes it may still have.
     left: u64,
     patience: Duration,
@@ -237,7 +245,7 @@ impl Arriving {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        if let Some((bytes, _)) = self.read.take() {
+        if let Some(bytes) = self.read.take() {
             return Poll::Ready(Some(Ok(bytes)));
         }
         loop {
@@ -296,7 +304,7 @@ impl Body for Arriving {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read = self.read.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64);
+        let read = self.read.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let rest =
             self.body.as_ref().map(Body::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
         let mut hint = SizeHint::new();
@@ -364,8 +372,11 @@ mod tests {
         let uploads = uploads();
         let mut kept = uploads.keep(arriving(&uploads, 60)).await.unwrap();
         assert!(!kept.is_whole());
+        let mut upload = kept.upload();
+        let first = upload.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, [7; 4100].as_slice());
         assert_eq!(uploads.room.available_permits(), 4);
-        assert_eq!(kept.upload().collect().await.unwrap().to_bytes(), [7; 6000].as_slice());
+        assert_eq!(upload.collect().await.unwrap().to_bytes(), [7; 1900].as_slice());
         assert_eq!(uploads.room.available_permits(), 8);
     }
 }

@@ -307,7 +307,9 @@ async fn an_upload_that_is_too_large_is_refused() {
 async fn a_method_whose_answer_shows_the_call_is_not_carried() {
     let (world, upstream) = worlds([Act::Reply(json(OK))]).await;
     let sdk = Sdk::of(&world).await;
-    assert_eq!(sdk.call("TRACE", PATH, "", None).await.json()["errcode"], 48001);
+    for method in ["TRACE", "trace", "TRACK"] {
+        assert_eq!(sdk.call(method, PATH, "", None).await.json()["errcode"], 48001, "{method}");
+    }
     let proxied = format!("/wx/shop{PATH}");
     let answer = world.ask("TRACE", &proxied, Some(&world.key), None).await;
     answer.check_problem(ProblemType::Forbidden);
@@ -340,6 +342,19 @@ async fn a_kept_connection_is_used_again_and_a_dead_one_is_not() {
     assert_eq!(connections[1], connections[2]);
     assert_ne!(connections[2], connections[3]);
     assert_ne!(connections[3], connections[4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_buffer_has_grown_is_not_kept() {
+    let (world, upstream) = worlds([Act::Reply(json(OK))]).await;
+    let sdk = Sdk::of(&world).await;
+    for length in [60_000, 100_000, 10] {
+        let answer = sdk.call("POST", PATH, "", Some(&"x".repeat(length))).await;
+        assert_eq!(answer.body, OK.as_bytes());
+    }
+    let connections: Vec<_> = upstream.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections[0], connections[1]);
+    assert_ne!(connections[1], connections[2]);
 }
 
 #[tokio::test(start_paused = true)]

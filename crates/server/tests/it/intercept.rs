@@ -401,6 +401,14 @@ async fn init_writes_an_authority_once() {
     assert!(printed.out.contains(&hosts) && printed.out.contains(&environment), "{}", printed.out);
     assert!(!format!("{}{}", printed.out, printed.err).contains("PRIVATE KEY"));
 
+    // One that cannot write everything leaves no authority in the way of the next try.
+    let blocked = folder.path("blocked/hosts.txt");
+    std::fs::create_dir_all(&blocked).unwrap();
+    let elsewhere = ["intercept", "init", "--dir", "blocked"];
+    folder.xinfu(&elsewhere).await.failed(1);
+    std::fs::remove_dir(&blocked).unwrap();
+    folder.xinfu(&elsewhere).await.ok();
+
     let again = folder.xinfu(&["intercept", "init"]).await.failed(1);
     assert!(again.err.contains("is there already; nothing was written"), "{}", again.err);
     assert_eq!(authority(), written);
