@@ -37,7 +37,7 @@ impl Broker {
         let (broker, entry, key) = (self.clone(), Arc::clone(entry), Arc::clone(key));
         let used = used.clone();
         let task = self.0.tasks.spawn(async move {
-            broker.heard(&entry, &used.token, Some(&key), Some(used.read_at())).await;
+            broker.heard_of_call(&entry, Some(&key), &used).await;
         });
         // A panic in it has been printed; who waits goes on.
         async move { drop(task.await) }
@@ -56,7 +56,7 @@ impl Broker {
         if attempts.0 == MOST_REPEATS {
             return false;
         }
-        self.heard(entry, &used.token, key, Some(used.read_at())).await;
+        self.heard_of_call(entry, key, used).await;
         let held = entry.slot(CredentialKind::Token).held();
         let replaced = held.as_ref().is_none_or(|held| held.generation != used.generation);
         let dead = held.is_some_and(|held| held.dead);
@@ -65,8 +65,30 @@ impl Broker {
             return false;
         }
         attempts.0 += 1;
-        self.0.counters.replays.add();
         true
+    }
+
+    /// Counts a call that is about to be sent, if it was sent before.
+    pub fn count_repeat(&self, attempts: Attempts) {
+        if attempts.0 > 0 {
+            self.0.counters.replays.add();
+        }
+    }
+
+    /// Hears that WeChat refused the token of a call. One that memory knows to be replaced needs no
+    /// further look.
+    async fn heard_of_call(
+        &self,
+        entry: &Arc<AppEntry>,
+        key: Option<&ClientKey>,
+        used: &TokenView,
+    ) {
+        let held = entry.slot(CredentialKind::Token).held();
+        if held.is_some_and(|held| held.generation != used.generation) {
+            self.0.counters.reports.add();
+            return;
+        }
+        self.heard_in_time(entry, &used.token, key, Some(used.read_at())).await;
     }
 
     /// Makes a call to WeChat with the app's token, and again when the token was refused and has
@@ -82,6 +104,7 @@ impl Broker {
         let mut attempts = Attempts::default();
         loop {
             let used = self.token(entry, None, Duration::ZERO).await?;
+            self.count_repeat(attempts);
             let err = match call(used.token.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(err) => err,

@@ -509,6 +509,12 @@ fn check_rights(rights: &Rights) -> Result<(), ManageError> {
     if !rights.paths.is_empty() && !rights.permissions.contains(&Permission::Proxy) {
         return Err(invalid("paths", "are for carried calls, which need the permission `proxy`"));
     }
+    if rights.reveal && !rights.paths.is_empty() {
+        return Err(invalid(
+            "reveal",
+            "gives the token itself, with which every path can be called",
+        ));
+    }
     for path in &rights.paths {
         if let Err(flaw) = check_pattern(path) {
             let problem = format!(

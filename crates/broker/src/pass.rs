@@ -120,8 +120,8 @@ pub(crate) struct PassKeys {
 }
 
 impl PassKeys {
-    /// Picks the key to seal with: the newest that all replicas know. Without any, the newest there
-    /// is: then nobody else has been sealing.
+    /// Picks the key to seal with: the newest that all replicas know. Without any, the oldest, which
+    /// most of them will know.
     fn to_seal_with(all: &[PassKey], now: Timestamp) -> Option<&PassKey> {
         let known_everywhere = |key: &&PassKey| key.published_at + PUBLISHED_BEFORE <= now;
         all.iter().rev().find(known_everywhere).or(all.first())

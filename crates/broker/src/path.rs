@@ -32,7 +32,7 @@ pub enum PathFlaw {
     /// A segment `.` or `..`.
     #[error("the path has a segment `.` or `..`")]
     DotSegment,
-    /// Something other than `A-Z a-z 0-9 - . _ ~ /` and `%80` to `%FF`.
+    /// Something other than `A-Z a-z 0-9 - . _ ~ /` and escaped characters beyond ASCII.
     #[error("the path has a character other than A-Z a-z 0-9 - . _ ~ and `/`")]
     Character,
     /// It has more than 512 characters.
@@ -43,8 +43,8 @@ pub enum PathFlaw {
 impl<'a> CallPath<'a> {
     /// Takes a path as it came over the wire, without its query.
     ///
-    /// Of percent-escapes only those of bytes beyond ASCII are accepted, with upper-case digits:
-    /// any other stands for something that can be written plainly, or that no path has.
+    /// Of percent-escapes only those of characters beyond ASCII are accepted, as UTF-8 with upper-case
+    /// digits: any other stands for something that can be written plainly, or that no path has.
     pub fn parse(path: &'a str) -> Result<Self, PathFlaw> {
         let bytes = path.as_bytes();
         if bytes.len() > LONGEST {
@@ -64,7 +64,11 @@ impl<'a> CallPath<'a> {
                         _ => {}
                     }
                     if at == bytes.len() {
-                        return Ok(Self(path));
+                        return if spells_characters(bytes) {
+                            Ok(Self(path))
+                        } else {
+                            Err(PathFlaw::Character)
+                        };
                     }
                     at += 1;
                     segment = at;
@@ -100,11 +104,23 @@ impl<'a> CallPath<'a> {
         let ours = |segment: &str| OURS.iter().any(|prefix| segment.starts_with(prefix));
         if self.0.len() > LONGEST_NAME || self.0.split('/').any(ours) { OTHER } else { self.0 }
     }
+}
 
-    /// Whether it is for the users of a web authorisation, and not for the app.
-    pub fn is_for_users(self) -> bool {
-        starts_with(self.0, "/sns/") || self.0.eq_ignore_ascii_case("/sns")
+/// Whether the escapes of a path, each of a byte beyond ASCII, spell characters. Bytes that do not
+/// could stand for others to a lenient reader: `%C0%AE` for a dot.
+fn spells_characters(path: &[u8]) -> bool {
+    let mut bytes = Vec::new();
+    let mut parts = path.split(|byte| *byte == b'%');
+    bytes.extend_from_slice(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.get(..2).and_then(|digits| str::from_utf8(digits).ok());
+        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
+            return false;
+        };
+        bytes.push(byte);
+        bytes.extend_from_slice(&part[2..]);
     }
+    str::from_utf8(&bytes).is_ok()
 }
 
 impl fmt::Debug for CallPath<'_> {
@@ -257,6 +273,7 @@ mod tests {
             "/a",
             "/a.b/c_d-e~f/..x/...",
             "/cgi-bin/%E4%B8%AD",
+            "/%F0%9F%98%80.a/%C3%A4b",
         ] {
             assert_eq!(CallPath::parse(fine).map(CallPath::as_str), Ok(fine));
         }
@@ -276,6 +293,11 @@ mod tests {
             ("/..", DotSegment),
             ("/cgi-bin\\token", Character),
             ("/cgi-bin/token;a=1", Character),
+            ("/cgi-bin/%C1%B4oken", Character),
+            ("/cgi-bin/user/%C0%AE%C0%AE/token", Character),
+            ("/cgi-bin/%E4%B8", Character),
+            ("/cgi-bin/%E4a%B8%AD", Character),
+            ("/cgi-bin/%FF", Character),
             ("/cgi-bin/t%6fken", Character),
             ("/cgi-bin/t%6Fken", Character),
             ("/cgi-bin%2Ftoken", Character),

@@ -27,8 +27,13 @@ const TICKET_IDLE: Duration = Duration::from_secs(24 * 3600);
 pub(crate) enum Why {
     /// It is due, or a reader has nothing usable.
     Due,
-    /// Somebody reported this generation.
-    Reported(u64),
+    /// Somebody says that this generation failed.
+    Reported {
+        /// Which.
+        generation: u64,
+        /// Whether we saw that ourselves.
+        seen: bool,
+    },
     /// A person wants a new one now, or to hear that WeChat has none.
     Asked,
     /// A person wants this token's life ended.
@@ -305,7 +310,7 @@ impl Broker {
     fn wanted(&self, slot: &Slot, why: &Why) -> bool {
         match why {
             Why::Due => slot.due(self.now()),
-            Why::Reported(generation) => {
+            Why::Reported { generation, .. } => {
                 slot.held().is_none_or(|held| held.generation == *generation)
             }
             Why::Asked | Why::Forced => true,
@@ -343,7 +348,7 @@ impl Broker {
         match why {
             // Whatever the flight was for, what WeChat says now settles whose token it has kept.
             _ if overtaken => self.replace(&job, Ask::Normal).await,
-            Why::Reported(generation) => self.check(&job, *generation).await,
+            Why::Reported { generation, seen } => self.check(&job, *generation, *seen).await,
             Why::Due | Why::Asked => self.replace(&job, Ask::Normal).await,
             Why::Forced => self.replace(&job, Ask::Force).await,
         }

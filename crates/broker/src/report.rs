@@ -133,12 +133,26 @@ impl Broker {
                         // If it is not replaced either, it could not be checked; asking again at
                         // once would make a loop of that.
                         let before = state.verdict.as_deref();
-                        let verdict = Verdict::new(before, generation, self.now(), false);
+                        let seen = sent.is_some();
+                        let verdict = Verdict::new(before, generation, self.now(), false, seen);
                         state.verdict = Some(Box::new(verdict));
                     }
                 }
             }
         }
+    }
+
+    /// The same for somebody who waits for more than this, and not for as long as a check may take:
+    /// another process may hold the lease. The check goes on.
+    pub(crate) async fn heard_in_time(
+        &self,
+        entry: &Arc<AppEntry>,
+        token: &GlobalToken,
+        key: Option<&ClientKey>,
+        sent: Option<Timestamp>,
+    ) {
+        let heard = self.heard(entry, token, key, sent);
+        drop(tokio::time::timeout(self.flight_patience(), heard).await);
     }
 
     /// What there is to say to a report of `generation` now. Starts the check when nothing is
@@ -174,7 +188,7 @@ impl Broker {
             "{}: checking generation {generation}, which was reported",
             slot.id
         );
-        let why = Why::Reported(generation);
+        let why = Why::Reported { generation, seen: sent.is_some() };
         Answered::Started(self.start(entry, CredentialKind::Token, why, &mut state))
     }
 
@@ -197,8 +211,13 @@ impl Broker {
 
     /// Checks the current token under the lease. Stable: normal mode tells whether there is
     /// another; when there is none or it cannot be asked, and on classic, the token itself is
-    /// tried.
-    pub(crate) async fn check(&self, job: &Job<'_>, generation: u64) -> Result<Worked, Trouble> {
+    /// tried. `seen`: we saw ourselves that it failed.
+    pub(crate) async fn check(
+        &self,
+        job: &Job<'_>,
+        generation: u64,
+        seen: bool,
+    ) -> Result<Worked, Trouble> {
         let Job { slot, .. } = *job;
         let Some(held) = slot.held().filter(|held| held.generation == generation && !held.dead)
         else {
@@ -230,7 +249,7 @@ impl Broker {
             Probed::Unclear => false,
         };
         let mut state = slot.state();
-        let verdict = Verdict::new(state.verdict.as_deref(), generation, self.now(), alive);
+        let verdict = Verdict::new(state.verdict.as_deref(), generation, self.now(), alive, seen);
         state.verdict = Some(Box::new(verdict));
         drop(state);
         // Why WeChat gives no token stands for the next report too, and for the refresh to come.

@@ -149,13 +149,21 @@ impl Verdict {
     pub(crate) const KEPT: Duration = Duration::from_secs(10);
 
     /// What was found at `at`, after what was found before. Where the token is found to work again
-    /// and again, whoever asked, the calls are at fault, and it is checked ever more rarely.
-    pub(crate) fn new(before: Option<&Self>, generation: u64, at: Timestamp, alive: bool) -> Self {
+    /// and again after refusals that we saw, the calls are at fault, and it is checked ever more
+    /// rarely. What others say of it changes nothing in that.
+    pub(crate) fn new(
+        before: Option<&Self>,
+        generation: u64,
+        at: Timestamp,
+        alive: bool,
+        seen: bool,
+    ) -> Self {
         const FIRST: Duration = Duration::from_secs(1);
         let again = before.filter(|before| {
             before.alive && before.generation == generation && at < before.at + Self::KEPT * 2
         });
-        let news_after = again.map_or(FIRST, |before| Self::KEPT.min(before.news_after * 2));
+        let growth = if seen { 2 } else { 1 };
+        let news_after = again.map_or(FIRST, |before| Self::KEPT.min(before.news_after * growth));
         Self { generation, at, alive, news_after }
     }
 }

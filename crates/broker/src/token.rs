@@ -143,6 +143,13 @@ impl Broker {
             .collect()
     }
 
+    /// How long somebody waits for a flight at most.
+    pub(crate) fn flight_patience(&self) -> Duration {
+        /// What a flight needs beside its call to WeChat.
+        const AROUND_THE_CALL: Duration = Duration::from_secs(2);
+        self.0.wechat.budget() + AROUND_THE_CALL
+    }
+
     /// Waits for a usable generation: joins the flight under way, or starts one if it is due and
     /// nothing stands against it.
     pub(crate) async fn wait_usable(
@@ -151,13 +158,10 @@ impl Broker {
         kind: CredentialKind,
         min_ttl: Duration,
     ) -> Result<Arc<Held>, TokenError> {
-        /// What a flight needs beside its call to WeChat.
-        const AROUND_THE_CALL: Duration = Duration::from_secs(2);
         if !entry.has_credentials() {
             return Err(TokenError::NoSuchCredential);
         }
         let slot = entry.slot(kind);
-        let patience = self.0.wechat.budget() + AROUND_THE_CALL;
         let wait = async {
             loop {
                 let flight = self.flight_for_reader(entry, slot, min_ttl)?;
@@ -180,7 +184,7 @@ impl Broker {
                 }
             }
         };
-        tokio::time::timeout(patience, wait)
+        tokio::time::timeout(self.flight_patience(), wait)
             .await
             .unwrap_or(Err(TokenError::Deadline { retry_after: Duration::from_secs(1) }))
     }

@@ -89,8 +89,11 @@ impl Pool {
     pub(crate) async fn connect(&self) -> Result<Lease, BoxError> {
         let mut connector = self.0.connector.clone();
         let stream = connector.ready().await?.call(self.0.host.clone()).await?;
+        /// Buffers grow to so much, and a kept connection keeps them.
+        const BUFFER: usize = 64 * 1024;
         // Calls are small: one buffer is cheaper than a list of them.
-        let (sender, connection) = http1::Builder::new().writev(false).handshake(stream).await?;
+        let (sender, connection) =
+            http1::Builder::new().writev(false).max_buf_size(BUFFER).handshake(stream).await?;
         TokioExecutor::new().execute(async move {
             // Who waits for an answer on it hears of its end; nobody else has to.
             drop(connection.await);

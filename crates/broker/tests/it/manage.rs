@@ -216,6 +216,14 @@ async fn only_who_may_read_the_token_has_it_revealed() {
     assert!(matches!(refused, Err(ManageError::Invalid { field: "reveal", .. })));
     let new = broker.add_key("k", with(Permission::Token), None, &operator()).await.unwrap();
     assert!(broker.authenticate(new.expose()).unwrap().rights.reveal);
+    // Whoever has the token may call every path.
+    let held_to_paths = Rights {
+        permissions: [Permission::Token, Permission::Proxy].into(),
+        paths: vec!["/cgi-bin/user/*".to_owned()],
+        ..with(Permission::Token)
+    };
+    let refused = broker.add_key("k", held_to_paths, None, &operator()).await;
+    assert!(matches!(refused, Err(ManageError::Invalid { field: "reveal", .. })));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use broker::{AppChange, ReportError, app::Issuer, audit::Actor};
+use broker::{AppChange, Attempts, ReportError, app::Issuer, audit::Actor, store::Acquired};
 use futures_util::future::join_all;
 use sim::{Fault, FaultKind, TokenState};
 use wechat::{GlobalToken, OpenId};
 
-use crate::harness::{APP, Backend, World, read, secs};
+use crate::{
+    harness::{APP, Backend, World, add_key, read, secs},
+    replicas::token_of,
+};
+
+const PROBE: &str = "/cgi-bin/get_api_domain_ip";
 
 fn foreign(issuer: Issuer) -> sim::Issuer {
     match issuer {
@@ -210,4 +215,41 @@ async fn a_refusal_that_is_not_about_the_token_is_not_repeated_for_ever() {
     let answer = replica.broker.user(&entry, &OpenId::new("oX"), None).await;
     assert!(answer.is_err());
     assert!(world.calls("/cgi-bin/user/info") <= 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspicion_waits_for_no_lease_of_a_process_that_died() {
+    let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
+    let broker = &replica.broker;
+    let key = add_key(broker, "k").await;
+    read(broker, &entry).await;
+    let (_, shared) = world.stores().await;
+    let name = token_of(APP).to_string();
+    let got = shared.acquire(&name, "somebody-killed", secs(40)).await.unwrap();
+    assert!(matches!(got, Acquired::Yes(_)));
+    let began = world.clock.now();
+    broker.suspect(&entry, &key).await;
+    let waited = world.clock.now().since(began);
+    assert!(waited < secs(15), "{waited:?}");
+    // It was looked at all the same, once the lease was over.
+    world.pass(secs(60)).await;
+    assert_eq!(world.calls(PROBE), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_token_was_replaced_meanwhile_asks_nobody() {
+    let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
+    let broker = &replica.broker;
+    let key = add_key(broker, "k").await;
+    let used = read(broker, &entry).await;
+    world.sim.foreign_refresh(APP, sim::Issuer::Stable, true).unwrap();
+    broker.report(&entry, None, &used.token, 40001).await.unwrap();
+    let (accesses, calls) = (world.memory.accesses(), world.sim.calls().log.len());
+    world.memory.set_reachable(false);
+    for _ in 0..100 {
+        assert!(broker.refused(&entry, Some(&key), &used, &mut Attempts::default()).await);
+    }
+    assert_eq!(world.memory.accesses(), accesses);
+    assert_eq!(world.sim.calls().log.len(), calls);
+    assert_eq!(broker.counters().read().reports_unknown, 0);
 }

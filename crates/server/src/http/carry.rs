@@ -13,13 +13,14 @@ use broker::{
     key::{ClientKey, NotKnown},
     path::CallPath,
 };
+use bytes::Bytes;
 use http_body_util::Either;
 use wechat::{Forward, Forwarded, TransportError};
 
 use super::{
     App,
     request_id::X_REQUEST_ID,
-    service::Payload,
+    service::{Payload, payload},
     upload::{Arriving, Fault, Faults},
 };
 
@@ -143,6 +144,7 @@ async fn try_to_carry(app: &App, call: Call<'_>) -> Carried {
         let used = token(app, entry).await?;
         // It may have waited: for its body, for the token, for what came of a refusal.
         app.broker.recheck(key, entry)?;
+        app.broker.count_repeat(attempts);
         let token = used.token.expose();
         let call = Forward {
             method: method.clone(),
@@ -211,10 +213,19 @@ pub(super) fn passed_on(answer: Forwarded, token: &str) -> Response<Payload> {
     let tells = |value: &HeaderValue| {
         value.as_bytes().windows(token.len()).any(|part| part == token.as_bytes())
     };
-    if headers.get(header::LOCATION).is_some_and(tells) {
-        headers.remove(header::LOCATION);
+    let telling: Vec<HeaderName> =
+        headers.iter().filter(|(_, value)| tells(value)).map(|(name, _)| name.clone()).collect();
+    for name in &telling {
+        headers.remove(name);
     }
-    let mut response = Response::new(Either::Right(Either::Right(body)));
+    // A page that leads elsewhere repeats where to.
+    let body = if status.is_redirection() && !telling.is_empty() {
+        headers.remove(header::CONTENT_LENGTH);
+        payload(Bytes::new())
+    } else {
+        Either::Right(Either::Right(body))
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response

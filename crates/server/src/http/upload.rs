@@ -21,7 +21,7 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use wechat::Upload;
@@ -120,12 +120,20 @@ impl Uploads {
         let size =
             hint.exact().map_or(self.keep, |size| usize::try_from(size).unwrap_or(self.keep));
         let room = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
-        let Ok(mut room) = Arc::clone(&self.room).try_acquire_many_owned(room) else {
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(room) else {
             return Ok(Kept::passing(body));
         };
         // Copied together: many small pieces would take more room than their bytes.
         let mut whole = BytesMut::with_capacity(hint.exact().map_or(0, |_| size));
-        while let Some(bytes) = body.next().await {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let Ok(bytes) = timeout_at(deadline, body.next()).await else {
+                // One that comes by drops keeps no room from the others.
+                body.room = Some(fitted(room, whole.len()));
+                body.read = (!whole.is_empty()).then(|| Bytes::copy_from_slice(&whole));
+                return Ok(Kept::passing(body));
+            };
+            let Some(bytes) = bytes else { break };
             let bytes = bytes?;
             if whole.is_empty() && body.is_end_stream() && bytes.len() <= self.keep {
                 return Ok(Kept::Whole { bytes, _room: Some(room) });
@@ -139,10 +147,16 @@ impl Uploads {
         }
         // One that did not say how long it would be had room for the longest, and has grown by
         // doubling.
-        let surplus = room.num_permits().saturating_sub(whole.len().div_ceil(1024));
-        drop(room.split(surplus));
+        let room = fitted(room, whole.len());
         Ok(Kept::Whole { bytes: Bytes::copy_from_slice(&whole), _room: Some(room) })
     }
+}
+
+/// The room that so many bytes take; the rest is given back.
+fn fitted(mut room: OwnedSemaphorePermit, bytes: usize) -> OwnedSemaphorePermit {
+    let surplus = room.num_permits().saturating_sub(bytes.div_ceil(1024));
+    drop(room.split(surplus));
+    room
 }
 
 /// A body that is ready to be sent.
@@ -364,6 +378,22 @@ mod tests {
             assert_eq!(kept.upload().collect().await.unwrap().to_bytes(), [7; 1100].as_slice());
         }
         drop(kept);
+        assert_eq!(uploads.room.available_permits(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_comes_by_drops_is_passed_on_and_keeps_no_room_from_others() {
+        let uploads = uploads();
+        let drops = stream::unfold(0, |count| async move {
+            sleep(Duration::from_secs(20)).await;
+            let piece = Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")));
+            (count < 10).then_some((piece, count + 1))
+        });
+        let body = uploads.arriving(&HeaderMap::new(), StreamBody::new(Box::pin(drops)));
+        let mut kept = uploads.keep(body).await.unwrap();
+        assert!(!kept.is_whole());
+        assert_eq!(uploads.room.available_permits(), 7);
+        assert_eq!(kept.upload().collect().await.unwrap().to_bytes(), "xxxxxxxxxx");
         assert_eq!(uploads.room.available_permits(), 8);
     }
 

@@ -100,6 +100,23 @@ async fn what_is_between_two_parties_stays_between_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_leads_elsewhere_takes_no_token_there() {
+    let page = "<a href=\"/there?access_token=real-token-1\">there</a>";
+    let reply = format!(
+        "HTTP/1.1 302 Found\r\ncontent-length: {}\r\ncontent-type: text/html\r\n\
+         location: /there?access_token=real-token-1\r\nrefresh: 0;/there?access_token=real-token-1\r\n\
+         x-wechat: yes\r\n\r\n{page}",
+        page.len()
+    );
+    let (world, _upstream) = worlds([Act::Reply(reply.into())]).await;
+    let sdk = Sdk::of(&world).await;
+    let answer = rest(begin(&world, &sdk, "GET", "connection: close\r\n").await).await;
+    assert_eq!((answer.status, answer.body.as_slice()), (302, b"".as_slice()));
+    assert_eq!(answer.header("x-wechat"), Some("yes"));
+    assert!(!answer.head.contains("real-token-1"), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_method_and_every_body_arrives() {
     let (world, upstream) = worlds([Act::Reply(json(OK))]).await;
     let sdk = Sdk::of(&world).await;

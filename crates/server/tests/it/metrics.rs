@@ -32,6 +32,20 @@ fn shows(page: &str, line: &str) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_could_not_be_sent_again_is_not_counted_as_sent_again() {
+    let world = World::new().await;
+    let sdk = Sdk::of(&world).await;
+    let info = format!("&openid={OPENID}");
+    sdk.call("GET", INFO, &info, None).await;
+    world.sim.foreign_refresh(APP, Issuer::Stable, true).unwrap();
+    let refuse = FaultKind::Errcode { code: 40164, ip: None, message: None };
+    world.sim.set_fault(Fault::new(refuse).on("/cgi-bin/stable_token"));
+    let answer = sdk.call("GET", INFO, &info, None).await;
+    assert_eq!(answer.json()["errcode"], -1, "{answer:?}");
+    shows(&page(&world).await, "xinfu_proxy_replays_total 0");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_done_is_counted() {
     let world = World::new().await;
     let sdk = Sdk::of(&world).await;

@@ -181,6 +181,26 @@ async fn a_foreign_refresh_right_after_an_unfounded_refusal_costs_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_one_client_suspects_keeps_no_refusal_of_another_from_being_looked_at() {
+    let world = world().await;
+    let sdk = Sdk::of(&world).await;
+    let key = &sdk.key;
+    let force = format!(
+        r#"{{"grant_type":"client_credential","appid":"{APP}","secret":"{key}","force_refresh":true}}"#
+    );
+    for _ in 0..6 {
+        let answer = world.post("/cgi-bin/stable_token", &force).await;
+        assert!(answer.json()["access_token"].is_string(), "{answer:?}");
+        pass(11).await;
+    }
+    world.post("/cgi-bin/stable_token", &force).await;
+    pass(2).await;
+    world.sim.foreign_refresh(APP, Issuer::Stable, true).unwrap();
+    let answer = sdk.call("GET", GET, "", None).await;
+    assert_eq!(heard(&answer), Heard::Fine, "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_api_that_always_refuses_has_the_token_checked_ever_more_rarely() {
     const PROBE: &str = "/cgi-bin/get_api_domain_ip";
     let world = world().await;

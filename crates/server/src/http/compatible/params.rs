@@ -60,8 +60,10 @@ impl<'a> CallQuery<'a> {
     /// Whether a parameter outside the token holds a client key of ours, which would travel.
     pub(crate) fn tells_a_key(&self) -> bool {
         self.rest.split('&').any(|part| {
-            let value = part.split_once('=').map_or("", |(_, value)| value);
-            decoded(value).is_ok_and(|value| value.starts_with("xk_"))
+            // However a lenient server takes it apart.
+            decoded(part).is_ok_and(|part| {
+                part.split(['=', ';', '&']).any(|word| word.trim().starts_with("xk_"))
+            })
         })
     }
 }
@@ -311,7 +313,11 @@ mod tests {
             assert_eq!(flaw, ParamFlaw::Doubled("access_token"), "{query}");
         }
         let tells = |query| CallQuery::parse(Some(query)).unwrap().tells_a_key();
-        assert!(tells("access_token=xt_a&secret=xk_b") && tells("x=xk%5Fb"));
+        for query in
+            ["access_token=xt_a&secret=xk_b", "x=xk%5Fb", "xk_b", "a=1;secret=xk_b", "a=1%26b=xk_c"]
+        {
+            assert!(tells(query), "{query}");
+        }
         assert!(!tells("access_token=xt_a&openid=o1"));
     }
 }
