@@ -88,7 +88,9 @@ fn tasks(root: &Path, cores: Cores, readers: usize) -> Result<f64> {
 fn once(root: &Path, binary: &Path, cores: Cores, readers: usize) -> Result<Herd> {
     let gate = Gate::start(false)?;
     let xinfu = Xinfu::new(binary, &gate.url())?
-        .with("XINFU_LIMITS_CONNECTIONS", (2 * readers).to_string());
+        .with("XINFU_LIMITS_CONNECTIONS", (2 * readers).to_string())
+        // The readers are all there before the first one asks.
+        .with("XINFU_LIMITS_HEADER_READ_TIMEOUT", "60s".to_owned());
     let key = xinfu.add_key()?;
     let (daemon, host) = xinfu.serve("xinfu", cores.server)?;
     let mut streams =
