@@ -12,8 +12,8 @@ mod gate;
 mod herd;
 mod idle;
 mod load;
-mod place;
-mod process;
+pub(crate) mod place;
+pub(crate) mod process;
 mod report;
 mod tools;
 

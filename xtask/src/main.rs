@@ -6,13 +6,16 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod bench;
+mod chaos;
 mod clients;
 mod codegen;
 mod command;
 mod fuzz;
 mod planted;
+mod servers;
 mod stages;
 mod tidy;
+mod tools;
 
 use std::{
     env,
@@ -28,10 +31,12 @@ Tasks of the xinfu repository
 Usage: cargo xtask TASK
 
   test [STAGE…]             run all stages, or only the named ones, and stop at the first failure
+  nextest ARGS…             run tests as `cargo nextest run ARGS…`, with a PostgreSQL and a Redis
   tidy                      check layers, sizes, documents and words
   codegen [--check]         write docs/reference from the program, or compare it
   planted [NAME…]           apply each planted bug to a scratch copy: its test must fail
   planted --check           check only that each patch is complete and still applies
+  chaos [--seeds N|--seed N] simulate replicas under faults, for N seeds or one; 1000 unless told
   fuzz [TARGET [SECONDS]]   run one fuzz target, 60 seconds unless told; without a target list them
   bench [--rounds N]        compare speed and memory with nginx and Redis; writes docs/benchmarks.md
   bench --smoke             only see that everything is answered rightly; writes nothing
@@ -61,7 +66,9 @@ fn run(args: &[&str]) -> Result<()> {
         ["codegen", "--check"] => return codegen::run(&root, codegen::Mode::Check),
         ["planted", "--check"] => return planted::check(&root),
         ["planted", names @ ..] => return planted::run(&root, names),
+        ["nextest", args @ ..] => return stages::nextest(&root, args),
         ["bench", args @ ..] => return bench::run(&root, args),
+        ["chaos", args @ ..] => return chaos::run(&root, args),
         ["fuzz"] => return fuzz::list(&root),
         ["fuzz", target] => return fuzz::run(&root, target, "60"),
         ["fuzz", target, seconds] => return fuzz::run(&root, target, seconds),

@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use crate::{
     bench, clients, codegen,
     command::{Call, Seconds, Stopwatch},
-    planted, tidy,
+    planted,
+    servers::Servers,
+    tidy, tools,
 };
 
 /// The stages in the order in which they run: the quick ones first.
@@ -88,21 +90,16 @@ fn clippy(root: &Path) -> Result<()> {
 }
 
 fn tests(root: &Path) -> Result<()> {
-    install_nextest(root)?;
-    install_curl(root)?;
-    Call::cargo(root, ["nextest", "run", "--workspace", "--locked"]).run()
+    tools::install(root, &[("curl", "curl")]).context("lines of the guides are run as pasted")?;
+    nextest(root, &["--workspace"])
 }
 
-/// Installs curl when it is missing: the lines of the guides are run as they are pasted.
-fn install_curl(root: &Path) -> Result<()> {
-    if Call::new("curl", root, ["--version"]).works() {
-        return Ok(());
-    }
-    println!("curl is missing: installing it");
-    let apt = |args: &[&str]| Call::new("apt-get", root, args).run();
-    apt(&["update"])
-        .and_then(|()| apt(&["install", "--yes", "curl"]))
-        .context("curl is missing; to install it, on Debian as root: `apt-get install curl`")
+/// Runs tests, with the servers that some of them need.
+pub(crate) fn nextest(root: &Path, args: &[&str]) -> Result<()> {
+    install_nextest(root)?;
+    let servers = Servers::start(root)?;
+    let args = ["nextest", "run", "--locked"].into_iter().chain(args.iter().copied());
+    servers.lent_to(Call::cargo(root, args)).run()
 }
 
 /// The version of cargo-nextest that is installed where there is none.

@@ -1,7 +1,8 @@
 //! Credentials: what the broker keeps fresh.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use clock::Timestamp;
 use wechat::{AppId, TicketKind};
 
@@ -68,6 +69,17 @@ pub struct CredentialId {
     pub app: AppId,
     /// Which of its credentials.
     pub kind: CredentialKind,
+}
+
+impl CredentialId {
+    /// A part of `limit` that is another one for each credential and each instant, so that what
+    /// begins together does not go on together. No chance is needed for that.
+    pub(crate) fn spread(&self, at: Timestamp, limit: Duration) -> Duration {
+        let text = format!("{self}/{}", at.as_millis());
+        let hash = digest(&SHA256, text.as_bytes());
+        let part = hash.as_ref().first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        limit.mul_f64(f64::from(part) / f64::from(u32::MAX))
+    }
 }
 
 impl fmt::Display for CredentialId {

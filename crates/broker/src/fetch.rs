@@ -8,11 +8,10 @@ use wechat::{Mode, TicketKind};
 use crate::{
     AppEntry, Broker, INVALID_TOKEN,
     app::{App, Issuer},
-    credential::{CredentialKind, Trouble},
+    credential::{CredentialId, CredentialKind, Trouble},
     error::TokenError,
     keep::{BEFORE_THE_END, OVERLAP},
     ledger::{Api, Spending, beijing_day},
-    random::random_below,
     slot::{Held, Slot, Value},
     store::{Lease, StoreError},
     traffic::FetchResult,
@@ -230,7 +229,8 @@ impl Broker {
                 };
                 let before = job.slot.state().trouble().cloned();
                 let per_day = budget.per_day / job.shared_by();
-                Err(refused_by_budget(before, &why, self.now(), retry_at, per_day))
+                let id = &job.slot.id;
+                Err(refused_by_budget(id, before, &why, self.now(), retry_at, per_day))
             }
             Err(err) if matches!(api, Api::StableToken | Api::Ticket | Api::Probe) => {
                 tracing::warn!(app.id = %id, error = %err, "{id}: the ledger cannot be reached");
@@ -316,6 +316,7 @@ impl Broker {
 
 /// What a budget's refusal adds to a trouble that there was before, whose reason is the real one.
 fn refused_by_budget(
+    id: &CredentialId,
     before: Option<Trouble>,
     why: &str,
     now: Timestamp,
@@ -339,7 +340,7 @@ fn refused_by_budget(
     // It goes on backing off: a refusal that is soon over must not set a pace of its own.
     trouble.failures = trouble.failures.saturating_add(u32::from(failed_before));
     trouble.last = now;
-    trouble.retry_at = Some(retry_at.max(now + back_off(trouble.failures, per_day)));
+    trouble.retry_at = Some(retry_at.max(now + back_off(id, now, trouble.failures, per_day)));
     trouble
 }
 
@@ -366,7 +367,7 @@ fn trouble_of(
     let mut trouble = Trouble {
         since,
         failures,
-        retry_at: Some(now + back_off(failures, per_day)),
+        retry_at: Some(now + back_off(&job.slot.id, now, failures, per_day)),
         ..Trouble::of(err.to_string(), now)
     };
     let wechat::Error::Api(api) = err else { return trouble };
@@ -388,7 +389,7 @@ fn trouble_of(
         -1 | 40001 | 40014 | 42001 if api.code == -1 || !of_token => trouble.retry_at,
         // The request can only become right by another secret or appid.
         40001 | 40002 | 40013 | 40125 | 41002 | 41004 => None,
-        45011 => Some(now + minutes(1) + random_below(Duration::from_secs(10))),
+        45011 => Some(now + minutes(1) + job.slot.id.spread(now, Duration::from_secs(10))),
         45009 => Some((now + minutes(60)).min(next_beijing_midnight(now))),
         89506 => Some(now + minutes(60)),
         _ => Some(now + minutes(5)),
@@ -396,16 +397,16 @@ fn trouble_of(
     trouble
 }
 
-/// Doubles from a second to a minute, less up to half of it by chance. When that has not helped for
+/// Doubles from a second to a minute, less up to half of it, another part each time. When that has not helped for
 /// long, goes on at the pace at which the day's budget lasts a day.
-fn back_off(failures: u32, per_day: u32) -> Duration {
+fn back_off(id: &CredentialId, now: Timestamp, failures: u32, per_day: u32) -> Duration {
     /// So many quick tries come first; every budget has room for them.
     const QUICK: u32 = 12;
     const MINUTE: Duration = Duration::from_secs(60);
     let full = Duration::from_secs(1 << failures.saturating_sub(1).min(6)).min(MINUTE);
     let full =
         if failures > QUICK { full.max(Duration::from_secs(86_400) * 2 / per_day) } else { full };
-    full - random_below(full / 2)
+    full - id.spread(now, full / 2)
 }
 
 /// When WeChat's day counts start anew, and a moment more.
@@ -420,8 +421,9 @@ mod tests {
     #[test]
     fn back_off_doubles_up_to_a_minute_and_then_to_the_budgets_pace() {
         for (failures, full) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (12, 60), (13, 172)] {
-            for _ in 0..50 {
-                let wait = back_off(failures, 1_000);
+            for at in 0..50 {
+                let id = CredentialId { app: "wx1".parse().unwrap(), kind: CredentialKind::Token };
+                let wait = back_off(&id, Timestamp::from_secs(at), failures, 1_000);
                 assert!(wait <= Duration::from_secs(full + 1), "{failures}: {wait:?}");
                 assert!(wait * 4 > Duration::from_secs(full), "{failures}: {wait:?}");
             }
@@ -470,9 +472,11 @@ mod tests {
     #[test]
     fn a_budgets_refusal_keeps_the_real_reason() {
         let now = Timestamp::from_secs(1_000);
+        let id = CredentialId { app: "wx1".parse().unwrap(), kind: CredentialKind::Token };
+        let spent = "the budget is used up";
         let real = Trouble { failures: 7, ..Trouble::of("no route".to_owned(), now) };
-        let once = refused_by_budget(Some(real), "the budget is used up", now, now, 500);
-        let twice = refused_by_budget(Some(once.clone()), "the budget is used up", now, now, 500);
+        let once = refused_by_budget(&id, Some(real), spent, now, now, 500);
+        let twice = refused_by_budget(&id, Some(once.clone()), spent, now, now, 500);
         assert_eq!(once.reason, twice.reason);
         assert_eq!(
             (once.reason.as_str(), once.failures, twice.failures),

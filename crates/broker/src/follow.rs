@@ -49,6 +49,7 @@ impl Broker {
                         tracing::error!(error = %err, "the store does not answer");
                     }
                     reachable = false;
+                    self.0.freshness.note_failure();
                     tokio::time::sleep(PAUSE).await;
                 }
             }

@@ -18,19 +18,37 @@ pub(crate) struct Freshness {
     longest: Duration,
     last: Mutex<Option<Instant>>,
     lost: AtomicBool,
+    /// Whether the last look at the store failed.
+    failing: AtomicBool,
 }
 
 impl Freshness {
     pub(crate) fn new(longest: Duration) -> Self {
-        Self { longest, last: Mutex::default(), lost: AtomicBool::new(false) }
+        Self {
+            longest,
+            last: Mutex::default(),
+            lost: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+        }
     }
 
     /// Notes that memory is up to the store now.
     pub(crate) fn note(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.failing.store(false, Ordering::Relaxed);
         if self.lost.swap(false, Ordering::Relaxed) {
             tracing::info!("client keys are known again");
         }
+    }
+
+    /// Notes that the store did not answer.
+    pub(crate) fn note_failure(&self) {
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the store did not answer the last time.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// Whether it has been too long. Takes no lock.

@@ -9,9 +9,8 @@ use clock::Timestamp;
 use crate::{
     Broker,
     app::Issuer,
-    credential::{CredentialKind, Trouble},
+    credential::{CredentialId, CredentialKind, Trouble},
     fetch::{Fetched, Job},
-    random::random_below,
     refresh::Worked,
     slot::{Held, Slot, Unstored, Value},
     store::{CredentialRow, Place},
@@ -39,7 +38,7 @@ impl Broker {
         let slot = job.slot;
         let hash = self.0.hasher.hash(fetched.value.expose());
         let current = slot.held();
-        let (expires_at, refresh_at) = times(slot.id.kind, &fetched);
+        let (expires_at, refresh_at) = times(&slot.id, &fetched);
         if let Some(held) = current.as_ref().filter(|held| held.hash == hash) {
             return self.keep_same(slot, held, &fetched, (expires_at, refresh_at)).await;
         }
@@ -256,15 +255,15 @@ impl Broker {
 
 /// When what was fetched ends, and when to refresh it. Its life counts from before the request
 /// was sent.
-fn times(kind: CredentialKind, fetched: &Fetched) -> (Timestamp, Timestamp) {
+fn times(id: &CredentialId, fetched: &Fetched) -> (Timestamp, Timestamp) {
     let life = fetched.expires_in;
     let expires_at = fetched.sent + life;
     let refresh_at = if life < SHORT_LIFE {
         fetched.sent + life / 2
-    } else if kind == CredentialKind::Token {
-        expires_at - MARGIN + random_below(JITTER)
+    } else if id.kind == CredentialKind::Token {
+        expires_at - MARGIN + id.spread(expires_at, JITTER)
     } else {
-        fetched.sent + TICKET_AGE.min(life / 2) - random_below(JITTER)
+        fetched.sent + TICKET_AGE.min(life / 2) - id.spread(expires_at, JITTER)
     };
     (expires_at, refresh_at)
 }

@@ -211,6 +211,7 @@ impl Broker {
             );
         };
         tokio::select! {
+            biased;
             () = work => {}
             () = shutdown.cancelled() => {}
         }
@@ -249,9 +250,15 @@ impl Broker {
         self.0.schedule.settled(|| self.now()).await;
     }
 
-    /// Whether the store answers.
-    pub async fn ready(&self) -> StoreResult<()> {
-        self.sync_time().await.map(|_| ())
+    /// Whether callers can be answered: client keys are known well enough to say who may call. A
+    /// store that is away for a while changes nothing in that, since all replicas would miss it.
+    pub fn is_ready(&self) -> bool {
+        !self.0.freshness.is_lost()
+    }
+
+    /// Whether the store answered the last time that it was looked at.
+    pub fn reaches_store(&self) -> bool {
+        !self.0.freshness.is_failing()
     }
 
     /// What has been counted since the start.

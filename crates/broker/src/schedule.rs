@@ -82,9 +82,10 @@ impl Schedule {
                 Some(at) => {
                     let wake_at = clock.now() + at.since(now());
                     tokio::select! {
-                        () = clock.sleep_until(wake_at) => {}
-                        () = moved => {}
-                    }
+                    biased;
+                                () = clock.sleep_until(wake_at) => {}
+                                () = moved => {}
+                            }
                 }
                 None => moved.await,
             }

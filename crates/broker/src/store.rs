@@ -18,6 +18,11 @@
 mod conformance;
 mod logins;
 mod memory;
+mod postgres;
+mod redis;
+mod rows;
+#[cfg(test)]
+mod servers;
 mod sqlite;
 
 use std::time::Duration;
@@ -32,6 +37,8 @@ pub use logins::{
     ProfileRow, SessionRow,
 };
 pub use memory::MemoryStore;
+pub use postgres::{PostgresStore, PostgresUrl, PostgresUrlError};
+pub use redis::{RedisShared, RedisUrl, RedisUrlError};
 pub use sqlite::SqliteStore;
 
 use crate::{

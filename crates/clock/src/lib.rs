@@ -104,6 +104,8 @@ enum Source {
 /// The offset of a shifted clock. The atomic serves readers, who take no lock; the channel wakes
 /// sleepers.
 struct Offset {
+    /// Where it stands by itself; `None`: it goes by the system clock.
+    stands_at: Option<Timestamp>,
     millis: AtomicI64,
     changed: watch::Sender<()>,
 }
@@ -124,10 +126,17 @@ impl Clock {
     /// The system clock plus an offset, zero at first, that [`Clock::advance`] moves forward for
     /// every handle of this clock.
     pub fn shifted() -> Self {
-        Self(Source::Shifted(Arc::new(Offset {
-            millis: AtomicI64::new(0),
-            changed: watch::Sender::new(()),
-        })))
+        Self::from_offset(None)
+    }
+
+    /// A clock that stands at `epoch`, and goes only by [`Clock::advance`].
+    pub fn by_hand(epoch: Timestamp) -> Self {
+        Self::from_offset(Some(epoch))
+    }
+
+    fn from_offset(stands_at: Option<Timestamp>) -> Self {
+        let changed = watch::Sender::new(());
+        Self(Source::Shifted(Arc::new(Offset { stands_at, millis: AtomicI64::new(0), changed })))
     }
 
     /// The time now.
@@ -136,12 +145,14 @@ impl Clock {
         match &self.0 {
             Source::Real => SystemTime::now().into(),
             Source::Timers { epoch, start } => *epoch + start.elapsed(),
-            Source::Shifted(offset) => Timestamp::from(SystemTime::now())
+            Source::Shifted(offset) => offset
+                .stands_at
+                .unwrap_or_else(|| SystemTime::now().into())
                 .offset_millis(offset.millis.load(Ordering::Acquire)),
         }
     }
 
-    /// Moves a shifted clock forward and wakes everyone who sleeps on it. Answers whether this
+    /// Moves a clock that is shifted or goes by hand forward, and wakes everyone who sleeps on it. Answers whether this
     /// clock can be moved; the other kinds cannot, and stay as they are.
     pub fn advance(&self, by: Duration) -> bool {
         let Source::Shifted(offset) = &self.0 else { return false };
@@ -242,5 +253,14 @@ mod tests {
         tokio::join!(sleeper, mover);
         assert!(before.elapsed() < Duration::from_secs(1), "no timer had to run out");
         assert!(clock.now() >= deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_by_hand_stands_still_until_it_is_moved() {
+        let clock = Clock::by_hand(Timestamp::from_secs(1_000));
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(clock.now(), Timestamp::from_secs(1_000));
+        assert!(clock.advance(Duration::from_secs(5)));
+        assert_eq!(clock.now(), Timestamp::from_secs(1_005));
     }
 }

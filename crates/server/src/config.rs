@@ -16,7 +16,9 @@ pub mod span;
 use std::{fmt, io, path::Path};
 
 pub use env::Environment;
-pub use settings::{Intercept, Listener, LogFormat, MasterKeyFile, Settings, StorePlace, TlsFiles};
+pub use settings::{
+    Intercept, Listener, LogFormat, MasterKeyFile, Settings, SharedPlace, StorePlace, TlsFiles,
+};
 
 pub(crate) use complaint::Complaint;
 

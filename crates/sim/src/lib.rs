@@ -43,6 +43,7 @@ mod state;
 mod switches;
 mod token;
 mod web;
+mod wire;
 
 pub use answer::Suffix;
 pub use app::{AppKind, AppSpec, UserSpec};
@@ -53,6 +54,7 @@ pub use mini::EncryptedData;
 pub use oauth::{Revocation, Scope, WebGrant};
 pub use switches::{Check, ListEnd, NonFollower, RefusedForce, Switches};
 pub use token::{CurrentTokens, Issuer, TokenState};
+pub use wire::{Plug, Wire, WireEnd, wire};
 
 use state::{App, State};
 

@@ -19,6 +19,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
@@ -79,7 +80,7 @@ impl Sim {
                         tasks: tasks.clone(),
                         stop: stop.clone(),
                     };
-                    tasks.spawn(connection.run(stream));
+                    tasks.spawn(connection.run_tcp(stream));
                 }
                 // Out of file descriptors, most likely; those who wait are served later.
                 Err(error) => {
@@ -89,6 +90,23 @@ impl Sim {
             }
         }
         stop.cancel();
+        tasks.tracker.close();
+        tasks.tracker.wait().await;
+        assert!(!tasks.panicked.is_cancelled(), "a task of the simulated WeChat panicked");
+    }
+
+    /// Answers as WeChat does on one connection, which `ip` has made, until it ends. For who brings
+    /// connections that are no TCP: a reset is an end without an answer there.
+    pub async fn serve_connection<S>(self, stream: S, ip: IpAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let tasks = Tasks::default();
+        let connection = Connection { sim: self, port: Port::Api, ip, tasks: tasks.clone(), stop };
+        drop(connection.run(stream).await);
+        // WeChat goes on with what it has begun.
         tasks.tracker.close();
         tasks.tracker.wait().await;
         assert!(!tasks.panicked.is_cancelled(), "a task of the simulated WeChat panicked");
@@ -151,23 +169,31 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
+    async fn run_tcp(self, stream: TcpStream) {
         // Answers are single writes; waiting for more only delays them.
         let _ = stream.set_nodelay(true);
+        if let Some(stream) = self.run(stream).await {
+            // Closing without lingering sends a reset instead of an orderly end.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    /// Answers until the connection ends. Gives it back when it is to be reset.
+    async fn run<S>(self, stream: S) -> Option<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let stop = self.stop.clone();
         let service = service_fn(move |request| self.clone().answer(request));
         let mut connection =
             http1::Builder::new().half_close(true).serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return None,
             ended = &mut connection => ended,
         };
         let reset = |error: &hyper::Error| error.source().is_some_and(|cause| cause.is::<Reset>());
-        if ended.is_err_and(|error| reset(&error)) {
-            // Closing without lingering sends a reset instead of an orderly end.
-            let _ = connection.into_parts().io.into_inner().set_zero_linger();
-        }
+        ended.is_err_and(|error| reset(&error)).then(|| connection.into_parts().io.into_inner())
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Payload>, Reset> {

@@ -36,11 +36,11 @@ const ANSWER: &str = concat!(
 );
 
 /// A folder that is removed when it is dropped.
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     /// A new one.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Self::below(&env::temp_dir())
     }
 
@@ -53,13 +53,13 @@ impl Folder {
     fn below(parent: &Path) -> Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("xinfu-bench-{}-{count}", process::id()));
+        let path = parent.join(format!("xinfu-{}-{count}", process::id()));
         fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         Ok(Self(path))
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
@@ -160,7 +160,7 @@ impl Xinfu {
         let variables: Vec<(&str, &str)> =
             self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let line = [self.binary.as_os_str(), "serve".as_ref()];
-        let mut daemon = Daemon::start(name, core, self.folder.path(), &line, &variables)?;
+        let mut daemon = Daemon::start(name, Some(core), self.folder.path(), &line, &variables)?;
         let host = daemon.until("say that it serves", |daemon| {
             let printed = daemon.printed()?;
             let line = printed.lines().find(|line| line.contains(" serves "));
@@ -221,7 +221,7 @@ impl Place {
         let port = redis_port.to_string();
         let line = ["redis-server", "--port", &port, "--bind", "127.0.0.1", "--save", ""];
         let line = [&line[..], &["--appendonly", "no"]].concat();
-        let mut redis = Daemon::start("redis", cores.server, folder.path(), &line, &[])?;
+        let mut redis = Daemon::start("redis", Some(cores.server), folder.path(), &line, &[])?;
         redis.until("take a value", |_| Ok(store_value(redis_port, ANSWER).ok()))?;
 
         let http = |host: &str, path: String, key: Option<&str>, wanted| Load::Http {
@@ -355,7 +355,7 @@ fn nginx(name: &'static str, core: usize, folder: &Folder, servers: &str) -> Res
     let host = format!("127.0.0.1:{}", port.context("it listens nowhere")?);
     let line = ["nginx".as_ref(), "-p".as_ref(), home.as_os_str(), "-c".as_ref(), conf.as_os_str()];
     let line = [&line[..], &["-e".as_ref(), "error.log".as_ref()]].concat();
-    let mut daemon = Daemon::start(name, core, folder.path(), &line, &[])?;
+    let mut daemon = Daemon::start(name, Some(core), folder.path(), &line, &[])?;
     daemon.until("answer", |_| Ok(get(&host, "/", None).ok()))?;
     Ok(daemon)
 }

@@ -60,26 +60,37 @@ pub(super) fn allow_files(root: &Path, wanted: usize) -> Result<()> {
 }
 
 /// A server that runs until it is dropped.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     name: &'static str,
     child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
-    /// Starts a program on a core; what it prints goes to a file in `folder`, where it works.
-    pub(super) fn start<S: AsRef<OsStr>>(
+    /// Starts a program, on a core if one is given; what it prints goes to a file in `folder`, where it works.
+    pub(crate) fn start<S: AsRef<OsStr>>(
         name: &'static str,
-        core: usize,
+        core: Option<usize>,
         folder: &Path,
         line: &[S],
         variables: &[(&str, &str)],
     ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log)?;
-        let child = Command::new("taskset")
-            .args(["-c", &core.to_string()])
-            .args(line)
+        let mut command = match core {
+            Some(core) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", &core.to_string()]).args(line);
+                command
+            }
+            None => {
+                let (program, args) = line.split_first().context("a line has a program")?;
+                let mut command = Command::new(program);
+                command.args(args);
+                command
+            }
+        };
+        let child = command
             .envs(variables.iter().copied())
             .current_dir(folder)
             .stdin(Stdio::null())
@@ -91,12 +102,12 @@ impl Daemon {
     }
 
     /// What it has printed.
-    pub(super) fn printed(&self) -> Result<String> {
+    pub(crate) fn printed(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
     }
 
     /// Waits until `found` finds what it looks for; a server that ends before is an error.
-    pub(super) fn until<T>(
+    pub(crate) fn until<T>(
         &mut self,
         what: &str,
         found: impl Fn(&Self) -> Result<Option<T>>,

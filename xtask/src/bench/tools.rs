@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::process::Cores;
-use crate::command::Call;
+use crate::{command::Call, tools};
 
 /// Each program that is needed, with the package that has it on Debian.
 const TOOLS: [(&str, &str); 6] = [
@@ -23,33 +23,7 @@ const TOOLS: [(&str, &str); 6] = [
 
 /// Installs what is missing, where that is possible; else says how to.
 pub(super) fn install(root: &Path) -> Result<()> {
-    let is_there = |tool: &str| Call::new("which", root, [tool]).works();
-    let missing = || {
-        let missing = TOOLS.iter().filter(|(tool, _)| !is_there(tool));
-        missing.map(|(_, package)| *package).collect::<Vec<_>>()
-    };
-    let mut packages = missing();
-    packages.dedup();
-    if packages.is_empty() {
-        return Ok(());
-    }
-    let line = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
-    let is_root = Call::new("id", root, ["-u"]).stdout()?.trim() == "0";
-    if !is_root {
-        bail!("programs are missing; to install them, on Debian as root: `{line}`");
-    }
-    println!("programs are missing: running `{line}`");
-    let apt = |args: &[&str]| {
-        Call::new("apt-get", root, args).env("DEBIAN_FRONTEND", "noninteractive").run()
-    };
-    let args: Vec<&str> = line.split(' ').skip(1).collect();
-    apt(&["update"])
-        .and_then(|()| apt(&args))
-        .with_context(|| format!("programs are missing; to install them: `{line}`"))?;
-    if let [first, ..] = missing()[..] {
-        bail!("`{first}` is installed, but its programs are not in the path");
-    }
-    Ok(())
+    tools::install(root, &TOOLS)
 }
 
 /// Builds xinfu for release, and answers where the program is.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::patch::Patch;
-use crate::{command::Call, tidy::tracked};
+use crate::{command::Call, servers::Servers, tidy::tracked};
 
 /// A copy of all files that are or could be checked in, with its own target folder.
 ///
@@ -19,13 +19,15 @@ use crate::{command::Call, tidy::tracked};
 pub(super) struct Scratch {
     root: PathBuf,
     folder: PathBuf,
+    servers: Servers,
 }
 
 impl Scratch {
-    /// Makes the copy under `target/planted` the same as the repository at `root`.
+    /// Makes the copy under `target/planted` the same as the repository at `root`, and starts the
+    /// servers that tests need.
     pub(super) fn prepare(root: &Path) -> Result<Self> {
         let folder = root.join("target/planted");
-        let scratch = Self { root: root.to_owned(), folder };
+        let scratch = Self { root: root.to_owned(), folder, servers: Servers::start(root)? };
         fs::create_dir_all(scratch.folder.join("logs"))?;
 
         let names: HashSet<PathBuf> = tracked(root)?.into_iter().map(PathBuf::from).collect();
@@ -65,10 +67,9 @@ impl Scratch {
         args.extend(["--package", &patch.package, "-E", filter].map(str::to_owned));
         args.extend(["--target-dir".to_owned(), target.display().to_string()]);
         args.extend(patch.profile_args.iter().cloned());
-        Call::cargo(&self.tree(), args)
-            // A counter-example found with a bug planted is of no use to the tests without it.
-            .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
-            .output()
+        let call = self.servers.lent_to(Call::cargo(&self.tree(), args));
+        // A counter-example found with a bug planted is of no use to the tests without it.
+        call.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").output()
     }
 
     /// Where the output is kept of the last time that the patch was tried.

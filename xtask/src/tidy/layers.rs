@@ -33,14 +33,19 @@ const LAYERS: [Layer; 6] = [
 const OPTIONAL: [(&str, &str); 1] = [("server", "sim")];
 
 /// External crates with the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 12] = [
+const OWNERS: [(&str, &[&str]); 16] = [
     ("axum", &["server", "sim"]),
     ("clap", &["server"]),
+    ("deadpool-postgres", &["broker"]),
     ("governor", &["broker"]),
     ("multer", &["sim"]),
     ("prometheus-client", &["server"]),
     ("qrcode", &["sim"]),
+    ("redis", &["broker"]),
     ("rusqlite", &["broker"]),
+    // The server's tests make databases with it.
+    ("tokio-postgres", &["broker", "server"]),
+    ("tokio-postgres-rustls", &["broker"]),
     ("hickory-resolver", &["wechat"]),
     ("x509-parser", &["server"]),
     ("hyper", &["wechat", "server", "sim"]),

@@ -6,7 +6,7 @@ use super::{Finding, TextFile};
 const FILE_LINES: usize = 800;
 /// The most traits in the workspace, and the most macros by example.
 const TRAITS: usize = 10;
-const MACROS: usize = 4;
+const MACROS: usize = 5;
 
 /// What is never checked in, in code.
 const UNFINISHED: [(&str, &str); 4] = [

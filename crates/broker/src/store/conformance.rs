@@ -48,9 +48,18 @@ pub(super) struct Handles {
 
 impl Handles {
     pub(super) fn of<S: Store + Shared + Clone + 'static>(handles: &[S]) -> Self {
+        Self::apart(handles, handles)
+    }
+
+    /// Stores whose wake-ups come from elsewhere.
+    pub(super) fn apart<S, T>(stores: &[S], shared: &[T]) -> Self
+    where
+        S: Store + Clone + 'static,
+        T: Shared + Clone + 'static,
+    {
         Self {
-            stores: handles.iter().map(|it| Arc::new(it.clone()) as Arc<dyn Store>).collect(),
-            shared: handles.iter().map(|it| Arc::new(it.clone()) as Arc<dyn Shared>).collect(),
+            stores: stores.iter().map(|it| Arc::new(it.clone()) as Arc<dyn Store>).collect(),
+            shared: shared.iter().map(|it| Arc::new(it.clone()) as Arc<dyn Shared>).collect(),
             turn: AtomicUsize::new(0),
         }
     }
@@ -119,6 +128,11 @@ pub(super) async fn run(fresh: impl AsyncFn() -> Handles, fast_forward: impl Asy
     logins::sealing(&fresh().await).await;
     shared::leases(&fresh().await, &fast_forward).await;
     shared::wakes(&fresh().await).await;
+}
+
+/// Puts what replicas share through its part of the suite, where it is no store.
+pub(super) async fn shared_alone(h: &Handles, fast_forward: &impl AsyncFn(Duration)) {
+    shared::leases(h, fast_forward).await;
 }
 
 pub(super) fn app_row(name: &str, revision: u64) -> AppRow {

@@ -6,7 +6,7 @@
 
 mod logins;
 mod open;
-mod rows;
+mod query;
 mod sealed;
 mod shared;
 #[cfg(test)]
@@ -31,7 +31,6 @@ use tokio::sync::watch;
 use wechat::AppId;
 
 use self::{
-    rows::{APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, TROUBLE, number},
     sealed::{SEALED_OTHERWISE, SEALING_KEYS},
     shared::Watcher,
 };
@@ -39,6 +38,7 @@ use super::{
     AppRow, Change, Changes, CredentialRow, KeyRow, PassKeyRow, Place, Store, StoreError,
     StoreResult,
     memory::{CHANGES_KEPT, CHANGES_TRIMMED_EVERY, LEDGER_DAYS, distinct},
+    rows::{self, APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, TROUBLE, number},
 };
 use crate::{
     audit::AuditEntry,
@@ -151,7 +151,7 @@ impl Write<'_> {
 
 fn find_trouble(connection: &Connection, id: &CredentialId) -> StoreResult<Option<Trouble>> {
     let sql = format!("{TROUBLE} WHERE app = ?1 AND kind = ?2");
-    let found = rows::first(connection, &sql, [id.app.as_str(), id.kind.as_str()], rows::trouble)?;
+    let found = query::first(connection, &sql, [id.app.as_str(), id.kind.as_str()], rows::trouble)?;
     Ok(found.map(|(_, trouble)| trouble))
 }
 
@@ -282,7 +282,7 @@ impl Store for SqliteStore {
                 None
             } else {
                 let sql = format!("{CHANGE} WHERE number > ?1 ORDER BY number");
-                Some(distinct(rows::readable(db, &sql, [after], rows::change)?.into_iter()))
+                Some(distinct(query::readable(db, &sql, [after], rows::change)?.into_iter()))
             };
             Ok(Changes { latest: newest.unsigned_abs(), entries })
         })
@@ -290,13 +290,13 @@ impl Store for SqliteStore {
     }
 
     async fn list_apps(&self) -> StoreResult<Vec<AppRow>> {
-        self.read(|db| rows::readable(db, &format!("{APP} ORDER BY app"), [], rows::app)).await
+        self.read(|db| query::readable(db, &format!("{APP} ORDER BY app"), [], rows::app)).await
     }
 
     async fn find_app(&self, app: &AppId) -> StoreResult<Option<AppRow>> {
         let app = app.clone();
         self.read(move |db| {
-            rows::first(db, &format!("{APP} WHERE app = ?1"), [app.as_str()], rows::app)
+            query::first(db, &format!("{APP} WHERE app = ?1"), [app.as_str()], rows::app)
         })
         .await
     }
@@ -353,7 +353,7 @@ impl Store for SqliteStore {
     async fn remove_app(&self, app: &AppId, audit: &AuditEntry) -> StoreResult<bool> {
         let (app, audit) = (app.clone(), audit.clone());
         self.write(move |write| {
-            let credentials = rows::all(
+            let credentials = query::all(
                 &write.transaction,
                 "SELECT app, kind FROM credentials WHERE app = ?1 \
                  UNION SELECT app, kind FROM troubles WHERE app = ?1",
@@ -376,7 +376,7 @@ impl Store for SqliteStore {
 
     async fn list_keys(&self) -> StoreResult<Vec<KeyRow>> {
         let sql = format!("{KEY} ORDER BY created_at, number");
-        self.read(move |db| rows::readable(db, &sql, [], rows::key)).await
+        self.read(move |db| query::readable(db, &sql, [], rows::key)).await
     }
 
     async fn add_key(&self, row: &KeyRow, audit: &AuditEntry) -> StoreResult<bool> {
@@ -424,14 +424,14 @@ impl Store for SqliteStore {
     }
 
     async fn list_credentials(&self) -> StoreResult<Vec<CredentialRow>> {
-        self.read(|db| rows::readable(db, CREDENTIAL, [], rows::credential)).await
+        self.read(|db| query::readable(db, CREDENTIAL, [], rows::credential)).await
     }
 
     async fn find_credential(&self, id: &CredentialId) -> StoreResult<Option<CredentialRow>> {
         let id = id.clone();
         self.read(move |db| {
             let sql = format!("{CREDENTIAL} WHERE app = ?1 AND kind = ?2");
-            rows::first(db, &sql, [id.app.as_str(), id.kind.as_str()], rows::credential)
+            query::first(db, &sql, [id.app.as_str(), id.kind.as_str()], rows::credential)
         })
         .await
     }
@@ -440,7 +440,7 @@ impl Store for SqliteStore {
         let row = row.clone();
         self.write(move |write| {
             let (app, kind) = (row.id.app.as_str(), row.id.kind.as_str());
-            let stored = rows::first(
+            let stored = query::first(
                 &write.transaction,
                 "SELECT generation FROM credentials WHERE app = ?1 AND kind = ?2",
                 [app, kind],
@@ -591,7 +591,7 @@ impl Store for SqliteStore {
     ) -> StoreResult<Option<u64>> {
         let (id, hash, clock) = (id.clone(), *hash, self.inner.clock.clone());
         self.read(move |db| {
-            rows::first(
+            query::first(
                 db,
                 "SELECT generation FROM credential_history \
                  WHERE app = ?1 AND kind = ?2 AND hash = ?3 AND expires_at > ?4 \
@@ -604,7 +604,7 @@ impl Store for SqliteStore {
     }
 
     async fn list_troubles(&self) -> StoreResult<Vec<(CredentialId, Trouble)>> {
-        self.read(|db| rows::readable(db, TROUBLE, [], rows::trouble)).await
+        self.read(|db| query::readable(db, TROUBLE, [], rows::trouble)).await
     }
 
     async fn find_trouble(&self, id: &CredentialId) -> StoreResult<Option<Trouble>> {
@@ -665,7 +665,7 @@ impl Store for SqliteStore {
                 "{LEDGER} WHERE app = ?1 AND api = ?2 AND day <= ?3 ORDER BY day DESC LIMIT 1"
             );
             let until = params![app, api, Budget::newest_day(write.now)];
-            let newest = rows::first(&write.transaction, &sql, until, rows::ledger)?;
+            let newest = query::first(&write.transaction, &sql, until, rows::ledger)?;
             let (row, spending) = budget.spend(&api, newest.as_ref(), write.now);
             let Some(row) = row else { return Ok(spending) };
             write.execute(
@@ -691,15 +691,16 @@ impl Store for SqliteStore {
         self.read(move |db| {
             let sql = format!("{LEDGER} WHERE app = ?1 AND day >= ?2 ORDER BY day DESC, api");
             let oldest = beijing_day(clock.now()) - LEDGER_DAYS;
-            rows::all(db, &sql, params![app.as_str(), oldest], rows::ledger)
+            query::all(db, &sql, params![app.as_str(), oldest], rows::ledger)
         })
         .await
     }
 
     async fn own_secret(&self, name: &str, fresh: &Sealed) -> StoreResult<Sealed> {
         let (name, fresh) = (name.to_owned(), fresh.clone());
+        let sql = format!("{OWN} WHERE name = ?1");
         self.write(move |write| {
-            if let Some(stored) = rows::first(&write.transaction, OWN, [&name], rows::own)? {
+            if let Some(stored) = query::first(&write.transaction, &sql, [&name], rows::own)? {
                 return Ok(stored);
             }
             write.execute(
@@ -714,7 +715,7 @@ impl Store for SqliteStore {
     async fn pass_keys(&self) -> StoreResult<Vec<PassKeyRow>> {
         self.read(|db| {
             let sql = format!("{PASS_KEY} ORDER BY number");
-            rows::readable(db, &sql, [], rows::pass_key)
+            query::readable(db, &sql, [], rows::pass_key)
         })
         .await
     }
@@ -755,14 +756,14 @@ impl Store for SqliteStore {
     }
 
     async fn sealing_keys(&self) -> StoreResult<Vec<String>> {
-        self.read(|db| rows::all(db, SEALING_KEYS, [], |row| Ok(row.get(0)?))).await
+        self.read(|db| query::all(db, SEALING_KEYS, [], rows::sealing_key)).await
     }
 
     async fn sealed_otherwise(&self, key: &str, limit: usize) -> StoreResult<Vec<(Place, Sealed)>> {
         let key = key.to_owned();
         let limit = number(limit as u64);
         self.read(move |db| {
-            rows::readable(db, SEALED_OTHERWISE, params![key, limit], sealed::sealed)
+            query::readable(db, SEALED_OTHERWISE, params![key, limit], sealed::sealed)
         })
         .await
     }
@@ -786,7 +787,7 @@ impl Store for SqliteStore {
         let limit = number(limit as u64);
         self.read(move |db| {
             let sql = format!("{AUDIT} WHERE number < ?1 ORDER BY number DESC LIMIT ?2");
-            rows::readable(db, &sql, [before, limit], rows::audit)
+            query::readable(db, &sql, [before, limit], rows::audit)
         })
         .await
     }

@@ -119,11 +119,22 @@ impl World {
         shared: Arc<dyn Shared>,
         tasks: TaskTracker,
     ) -> Broker {
+        self.broker_by(self.clock.clone(), store, shared, tasks).await
+    }
+
+    /// A broker whose own clock is another.
+    async fn broker_by(
+        &self,
+        clock: Clock,
+        store: Arc<dyn Store>,
+        shared: Arc<dyn Shared>,
+        tasks: TaskTracker,
+    ) -> Broker {
         let parts = Parts {
             store,
             shared,
             wechat: self.wechat.clone(),
-            clock: self.clock.clone(),
+            clock,
             sealer: sealer(),
             tasks,
             bounds: broker::Bounds::default(),
@@ -142,8 +153,24 @@ impl World {
         store: Arc<dyn Store>,
         shared: Arc<dyn Shared>,
     ) -> Replica {
+        self.replica_by(self.clock.clone(), store, shared).await
+    }
+
+    /// A broker that keeps credentials fresh, and whose clock is wrong by so many seconds.
+    pub(crate) async fn replica_ahead(&self, seconds: i64) -> Replica {
+        let (store, shared) = self.stores().await;
+        let wrong = self.clock.now().offset_millis(seconds * 1000);
+        self.replica_by(Clock::following_timers(wrong), store, shared).await
+    }
+
+    async fn replica_by(
+        &self,
+        clock: Clock,
+        store: Arc<dyn Store>,
+        shared: Arc<dyn Shared>,
+    ) -> Replica {
         let tasks = TaskTracker::new();
-        let broker = self.broker_on(store, shared, tasks.clone()).await;
+        let broker = self.broker_by(clock, store, shared, tasks.clone()).await;
         let stop = CancellationToken::new();
         let died = Arc::new(AtomicBool::new(true));
         let (running, until, ended) = (broker.clone(), stop.clone(), Arc::clone(&died));
@@ -169,6 +196,12 @@ impl World {
     /// Lets simulated time pass; every timer in between fires when its time has come.
     pub(crate) async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
+    }
+
+    /// Makes all replicas look at the store, its time too.
+    pub(crate) async fn have_looked(&self) {
+        self.memory.wake().await.unwrap();
+        self.pass(Duration::from_millis(10)).await;
     }
 
     /// What WeChat would say to a token.

@@ -230,7 +230,7 @@ async fn a_claim_of_a_time_that_was_set_back_is_not_waited_for() {
     let repeat = async {
         desk.world.pass(secs(1)).await;
         desk.world.memory.set_clock_back(secs(7200));
-        second.broker.ready().await.unwrap();
+        desk.world.have_looked().await;
         let (entry, begun) = (second.broker.app(APP).unwrap(), tokio::time::Instant::now());
         let proof = Proof::Binding("b");
         let answer = second.broker.exchange(&entry, &desk.key, &code, proof, None).await;

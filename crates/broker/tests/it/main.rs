@@ -1,6 +1,7 @@
 #![cfg(test)]
 //! The broker against the simulated WeChat, over real sockets, in simulated time.
 
+mod chaos;
 mod day;
 mod grant;
 mod grant_model;

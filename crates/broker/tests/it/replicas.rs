@@ -99,6 +99,32 @@ async fn a_token_refreshed_by_one_is_served_by_all_within_a_second() {
     }
 }
 
+/// Ten minutes, forwards and backwards: longer than any margin that there is.
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_clock_is_wrong_does_no_harm() {
+    for issuer in ISSUERS {
+        for wrong in [600, -600] {
+            let (world, right, _) = World::with_app(Backend::Memory, issuer).await;
+            let odd = world.replica_ahead(wrong).await;
+            let about = format!("{issuer:?}, {wrong} s");
+            let mut generation = 0;
+            for round in 0..288 {
+                for replica in [&odd, &right] {
+                    let view = read(&replica.broker, &replica.broker.app(APP).unwrap()).await;
+                    assert_eq!(world.state(&view), TokenState::Live, "{about}, round {round}");
+                    let left = view.expires_at.since(world.clock.now());
+                    let told = view.expires_in;
+                    assert!(left.abs_diff(told) <= secs(2), "{about}: {left:?}, told {told:?}");
+                    generation = view.generation;
+                }
+                world.pass(secs(300)).await;
+            }
+            assert_eq!(world.mint_calls(APP), generation, "{about}");
+            assert!(generation >= 12, "{about}: {generation}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lease_left_by_a_killed_process_is_waited_for_and_taken_over() {
     let world = World::new(Backend::Memory).await;

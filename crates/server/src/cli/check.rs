@@ -61,14 +61,27 @@ pub(crate) fn run(place: &Place<'_>, console: &mut Console) -> Result<(), Failur
     Ok(())
 }
 
-/// The value without the password of a URL.
+/// The value without the passwords of a URL.
 fn redacted(value: &Value) -> Value {
     match value {
         Value::String(text) => match (text.split_once("://"), text.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://[redacted]@{host}").into(),
+            (Some((scheme, _)), Some((_, host))) => {
+                format!("{scheme}://[redacted]@{}", without_passwords(host)).into()
+            }
+            (Some(_), None) => without_passwords(text).into(),
             _ => value.clone(),
         },
         Value::Array(values) => values.iter().map(redacted).collect::<Vec<_>>().into(),
         _ => value.clone(),
     }
+}
+
+/// A URL without the parameters of its query that are passwords.
+fn without_passwords(url: &str) -> String {
+    let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if name.contains("password") => format!("{name}=[redacted]"),
+        _ => pair.to_owned(),
+    });
+    format!("{before}?{}", pairs.collect::<Vec<_>>().join("&"))
 }

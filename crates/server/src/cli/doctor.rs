@@ -261,12 +261,12 @@ async fn look_at_store(
     settings: &Settings,
     report: &mut Report<'_>,
 ) -> Result<(), Failure> {
-    let StorePlace::Sqlite(path) = &settings.store;
     // Opening a store makes it; whoever looks must not leave one behind.
-    if let Some(finding) = missing_store(path) {
+    if let StorePlace::Sqlite(path) = &settings.store
+        && let Some(finding) = missing_store(path)
+    {
         return report.tell(finding);
     }
-    let path = path.display();
     let open = match place.open_with(settings.clone()).await {
         Ok(open) => open,
         Err(failure) => {
@@ -274,7 +274,8 @@ async fn look_at_store(
             return report.tell(Finding::Bad(format!("store: {}", failure.message), hint));
         }
     };
-    report.tell(Finding::Good(format!("store: `{path}` opens, and the master keys fit")))?;
+    let fits = format!("store: `{}` opens, and the master keys fit", settings.store);
+    report.tell(Finding::Good(fits))?;
     let others: Vec<_> = open.broker.sealing_keys().await?;
     let others: Vec<_> = others.iter().filter(|key| **key != settings.seal_with).collect();
     if !others.is_empty() {

@@ -6,14 +6,14 @@ use broker::{
     AppEntry, Broker, Parts,
     audit::Actor,
     seal::Sealer,
-    store::{Shared, SqliteStore, Store},
+    store::{PostgresStore, RedisShared, RedisUrl, Shared, SqliteStore, Store, StoreError},
 };
 use clock::Clock;
 use tokio_util::task::TaskTracker;
 
 use super::{Console, Failure};
 use crate::{
-    config::{self, Environment, Loaded, LogFormat, Settings, StorePlace},
+    config::{self, Environment, Loaded, LogFormat, Settings, SharedPlace, StorePlace},
     telemetry,
 };
 
@@ -54,11 +54,11 @@ impl Place<'_> {
     /// Opens the store that the settings name.
     pub(crate) async fn open_with(&self, settings: Settings) -> Result<Open, Failure> {
         let clock = Clock::real();
-        let store = open_store(&settings.store, clock.clone()).await?;
+        let (store, shared) = open_stores(&settings, clock.clone()).await?;
         let tasks = TaskTracker::new();
         let parts = Parts {
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            shared: store as Arc<dyn Shared>,
+            store,
+            shared,
             wechat: wechat::Client::new(settings.upstream.clone())
                 .map_err(|err| Failure::usage(err.to_string()))?,
             clock,
@@ -96,19 +96,35 @@ impl Open {
     }
 }
 
-/// Opens the store.
-pub(crate) async fn open_store(
-    place: &StorePlace,
-    clock: Clock,
-) -> Result<Arc<SqliteStore>, Failure> {
-    let StorePlace::Sqlite(path) = place;
-    if !folder_of(path).is_dir() {
-        return Err(missing_folder(path));
+/// What state is kept in, and what replicas share.
+type Stores = (Arc<dyn Store>, Arc<dyn Shared>);
+
+/// Opens where state is kept.
+async fn open_stores(settings: &Settings, clock: Clock) -> Result<Stores, Failure> {
+    let failure = |err: StoreError| {
+        Failure::new(format!("cannot open the store `{}`: {err}", settings.store))
+    };
+    let stores: Stores = match &settings.store {
+        StorePlace::Sqlite(path) => {
+            if !folder_of(path).is_dir() {
+                return Err(missing_folder(path));
+            }
+            let store = SqliteStore::open(path, clock).await.map_err(failure)?;
+            (Arc::new(store.clone()), Arc::new(store))
+        }
+        StorePlace::Postgres(url) => {
+            let store = PostgresStore::open(url).await.map_err(failure)?;
+            (Arc::new(store.clone()), Arc::new(store))
+        }
+    };
+    match &settings.shared {
+        SharedPlace::Store => Ok(stores),
+        SharedPlace::Redis(url) => {
+            let failure = |err| Failure::new(format!("cannot use `shared`, `{url}`: {err}"));
+            let shared = RedisShared::open(RedisUrl::clone(url)).await.map_err(failure)?;
+            Ok((stores.0, Arc::new(shared)))
+        }
     }
-    let store = SqliteStore::open(path, clock).await;
-    store
-        .map(Arc::new)
-        .map_err(|err| Failure::new(format!("cannot open the store `{}`: {err}", path.display())))
 }
 
 /// The folder of a file.

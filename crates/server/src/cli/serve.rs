@@ -12,7 +12,7 @@ use super::{
     open::{Open, Place},
 };
 use crate::{
-    config::{Loaded, LogFormat, Settings, StorePlace},
+    config::{Loaded, LogFormat, Settings},
     http::{self, App, Listener, Serves, Tls},
     telemetry,
 };
@@ -50,13 +50,12 @@ async fn serve(place: &Place<'_>, loaded: &Loaded, console: &mut Console) -> Res
 
     let address = listener.tcp.local_addr()?;
     let scheme = if listener.tls.is_some() { "https" } else { "http" };
-    let StorePlace::Sqlite(store) = &settings.store;
     let apps = open.broker.apps().len();
     let plural = if apps == 1 { "" } else { "s" };
     let mut line = format!(
         "xinfu {} serves {apps} app{plural} on {scheme}://{address}, store `{}`",
         env!("CARGO_PKG_VERSION"),
-        store.display()
+        settings.store
     );
     if let Some(intercept) = &intercept {
         let address = intercept.tcp.local_addr()?;

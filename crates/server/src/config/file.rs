@@ -108,11 +108,29 @@ macro_rules! configuration {
     };
 }
 
+/// Where state is unless somebody says otherwise.
+pub(super) const STORE: &str = "sqlite:xinfu.db";
+
 configuration! {
     top {
         /// Where apps, client keys and current tokens are kept: `sqlite:` and the path of a file,
-        /// as in `sqlite:xinfu.db` or `sqlite:/var/lib/xinfu/xinfu.db`.
-        store: String = "sqlite:xinfu.db".to_owned(), "";
+        /// as in `sqlite:xinfu.db` or `sqlite:/var/lib/xinfu/xinfu.db`, for one machine; or a database
+        /// of PostgreSQL for any number of replicas, `postgres://user:password@host/database`. A host
+        /// that is not this machine must speak TLS, unless `?sslmode=disable` is said.
+        store: String = STORE.to_owned(), "";
+        /// A file that holds what `store` would say, for a URL with a password.
+        store_file: Option<String> = None, "\"store-url\"";
+        /// Certificates in PEM by which PostgreSQL is trusted, instead of the public authorities.
+        store_ca_file: Option<String> = None, "\"postgres-ca.pem\"";
+        /// Where replicas keep what they only share, leases and wake-ups: with everything else unless
+        /// it names a Redis. `redis://user:password@host:port/db`,
+        /// `redis+sentinel://user:password@host:port,host:port/primary/db` or
+        /// `redis+cluster://user:password@host:port,host:port`; `rediss` is the same with TLS.
+        shared: Option<String> = None, "\"rediss://:password@redis.internal\"";
+        /// A file that holds what `shared` would say, for a URL with a password.
+        shared_file: Option<String> = None, "\"shared-url\"";
+        /// Certificates in PEM by which Redis is trusted, instead of the public authorities.
+        shared_ca_file: Option<String> = None, "\"redis-ca.pem\"";
         /// The id of the master key that new secrets are sealed with. Needed when there are several.
         /// Before it names a new key, each server must have been restarted with that key.
         seal_with: Option<String> = None, "\"k1\"";

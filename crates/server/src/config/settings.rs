@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
@@ -10,11 +10,19 @@ use std::{
 };
 
 use ::http::Uri;
-use broker::{Bounds, seal::Sealer};
+use broker::{
+    Bounds,
+    seal::Sealer,
+    store::{PostgresUrl, PostgresUrlError, RedisUrl},
+};
 use clock::Clock;
 use wechat::Resolver;
 
-use super::{ConfigError, file::Typed, log, secret_file, span};
+use super::{
+    ConfigError,
+    file::{STORE, Typed},
+    log, secret_file, span,
+};
 use crate::{
     http::{Limits, Tls, TlsError},
     intercept::{Authority, InterceptError},
@@ -25,6 +33,8 @@ use crate::{
 pub struct Settings {
     /// Where state is kept.
     pub store: StorePlace,
+    /// Where what replicas only share is kept.
+    pub shared: SharedPlace,
     /// The listener for services.
     pub api: Listener,
     /// The listener for operators, if there is one.
@@ -35,6 +45,10 @@ pub struct Settings {
     pub upstream: wechat::Config,
     /// The file that holds the proxy with its password.
     pub proxy_file: Option<PathBuf>,
+    /// The file that holds the store's URL.
+    pub store_file: Option<PathBuf>,
+    /// The file that holds the URL of what is shared.
+    pub shared_file: Option<PathBuf>,
     /// The master keys; at least one.
     pub master_keys: Vec<MasterKeyFile>,
     /// The id of the one to seal with, which is among them.
@@ -54,6 +68,27 @@ pub struct Settings {
 pub enum StorePlace {
     /// In a SQLite file.
     Sqlite(PathBuf),
+    /// In a database of PostgreSQL.
+    Postgres(Box<PostgresUrl>),
+}
+
+impl fmt::Display for StorePlace {
+    /// Without any password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "{}", path.display()),
+            Self::Postgres(url) => write!(f, "{url}"),
+        }
+    }
+}
+
+/// Where what replicas only share is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SharedPlace {
+    /// With everything else.
+    Store,
+    /// In Redis.
+    Redis(Box<RedisUrl>),
 }
 
 /// Where to listen, and how.
@@ -105,13 +140,17 @@ impl Settings {
     /// Resolves what was typed.
     pub fn of(typed: &Typed) -> Result<Self, ConfigError> {
         let (master_keys, seal_with) = master_keys(typed)?;
+        let store = store(typed)?;
         Ok(Self {
-            store: store(typed)?,
+            shared: shared(typed, &store)?,
+            store,
             api: api_listener(typed)?,
             admin: admin_listener(typed)?,
             intercept: intercept(typed)?,
             upstream: upstream(typed)?,
             proxy_file: typed.raw.upstream.proxy_file.as_ref().map(|file| typed.path(file)),
+            store_file: typed.raw.store_file.as_ref().map(|file| typed.path(file)),
+            shared_file: typed.raw.shared_file.as_ref().map(|file| typed.path(file)),
             master_keys,
             seal_with,
             limits: limits(typed)?,
@@ -163,6 +202,27 @@ impl Settings {
         if let Some(warning) = self.proxy_file.as_deref().and_then(secret_file::open_to_everybody) {
             found.push((warning, "`chmod 600` closes it to other users"));
         }
+        for file in [self.store_file.as_deref(), self.shared_file.as_deref()].into_iter().flatten()
+        {
+            if let Some(warning) = secret_file::open_to_everybody(file) {
+                found.push((warning, "`chmod 600` closes it to other users"));
+            }
+        }
+        if let StorePlace::Postgres(url) = &self.store
+            && url.is_open()
+        {
+            let what = format!(
+                "`store` is `{url}`, and need not speak TLS: tokens can be read on the way"
+            );
+            found.push((what, "set `sslmode=require`"));
+        }
+        if let SharedPlace::Redis(url) = &self.shared
+            && url.is_open()
+        {
+            let what =
+                format!("`shared` is `{url}`, without TLS: its password can be read on the way");
+            found.push((what, "use `rediss`"));
+        }
         let address = self.api.address;
         if self.api.tls.is_none() && !address.ip().to_canonical().is_loopback() {
             found.push((
@@ -198,17 +258,48 @@ impl Listener {
     }
 }
 
+/// What the file says that the second key names, or the value of the first, with the name of the key
+/// that said it. There is one at most.
+fn url_of<'t>(
+    typed: &Typed,
+    (key, file_key): (&'t str, &'t str),
+    url: Option<&String>,
+    file: Option<&String>,
+) -> Result<Option<(&'t str, String)>, ConfigError> {
+    let Some(file) = file else { return Ok(url.map(|url| (key, url.clone()))) };
+    if url.is_some() {
+        return Err(typed.problem(key, format!("and `{file_key}` exclude each other")));
+    }
+    let problem = |err| typed.problem(file_key, format!("cannot be used: {err}"));
+    let read = secret_file::read_secret(&typed.path(file)).map_err(problem)?;
+    Ok(Some((file_key, read)))
+}
+
+/// The certificates in the file that a key names.
+fn ca_of(typed: &Typed, key: &str, file: &Option<String>) -> Result<Option<Vec<u8>>, ConfigError> {
+    let Some(file) = file else { return Ok(None) };
+    let path = typed.path(file);
+    let problem = |err| format!("cannot be read from `{}`: {err}", path.display());
+    std::fs::read(&path).map(Some).map_err(|err| typed.problem(key, problem(err)))
+}
+
 /// The text is not quoted: a URL may hold a password.
 fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
-    let text = &typed.raw.store;
+    let raw = &typed.raw;
+    let said = Some(&raw.store).filter(|store| *store != STORE);
+    let named = url_of(typed, ("store", "store_file"), said, raw.store_file.as_ref())?;
+    let (key, text) = named.unwrap_or(("store", STORE.to_owned()));
     match text.split_once(':') {
         Some(("sqlite", path)) if !path.is_empty() => {
+            if raw.store_ca_file.is_some() {
+                return Err(typed.problem("store_ca_file", "means something only for PostgreSQL"));
+            }
             let path = match path.strip_prefix("//") {
                 None => path,
                 Some(absolute) if absolute.starts_with('/') => absolute,
                 Some(_) => {
                     return Err(typed
-                        .problem("store", "is a URL with a host, which a file has not")
+                        .problem(key, "is a URL with a host, which a file has not")
                         .hint(
                             "write `sqlite:xinfu.db`, or `sqlite:/abs/path` with the whole path",
                         ));
@@ -216,10 +307,47 @@ fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
             };
             Ok(StorePlace::Sqlite(typed.path(path)))
         }
-        Some(("postgres" | "postgresql", _)) => Err(typed
-            .problem("store", "names PostgreSQL, which this version does not speak yet")
-            .hint("use `sqlite:` and the path of a file")),
-        _ => Err(typed.problem("store", "must be `sqlite:` and the path of a file")),
+        Some(("postgres" | "postgresql", _)) => {
+            let ca = ca_of(typed, "store_ca_file", &raw.store_ca_file)?;
+            let problem = |err: PostgresUrlError| match err {
+                PostgresUrlError::Certificates => typed.problem("store_ca_file", err.to_string()),
+                _ => typed.problem(key, err.to_string()),
+            };
+            let url = PostgresUrl::parse(&text, ca.as_deref()).map_err(problem)?;
+            Ok(StorePlace::Postgres(Box::new(url)))
+        }
+        _ => Err(typed
+            .problem(key, "is no place that is known")
+            .hint("write `sqlite:xinfu.db`, or `postgres://user:password@host/database`")),
+    }
+}
+
+fn shared(typed: &Typed, store: &StorePlace) -> Result<SharedPlace, ConfigError> {
+    let raw = &typed.raw;
+    let named =
+        url_of(typed, ("shared", "shared_file"), raw.shared.as_ref(), raw.shared_file.as_ref())?;
+    let ca = ca_of(typed, "shared_ca_file", &raw.shared_ca_file)?;
+    let is_redis = |text: &str| text.starts_with("redis");
+    match named {
+        Some((key, text)) if is_redis(&text) => RedisUrl::parse(&text, ca.as_deref())
+            .map(|url| SharedPlace::Redis(Box::new(url)))
+            .map_err(|err| typed.problem(key, err.to_string())),
+        _ if ca.is_some() => Err(typed.problem("shared_ca_file", "means something only for Redis")),
+        None => Ok(SharedPlace::Store),
+        Some((key, text)) => {
+            let same = match store {
+                StorePlace::Sqlite(_) => raw.store == text,
+                StorePlace::Postgres(url) => {
+                    PostgresUrl::parse(&text, None).is_ok_and(|shared| shared == **url)
+                }
+            };
+            if same {
+                return Ok(SharedPlace::Store);
+            }
+            Err(typed
+                .problem(key, "is neither a Redis nor what `store` says")
+                .hint("leave it out to share by the store, or write `rediss://:password@host`"))
+        }
     }
 }
 

@@ -243,7 +243,7 @@ async fn operate(
         Operation::MiniCheckSignature => mini::check_signature(app, caller()?, body).await,
         Operation::OpenApi => Ok(openapi::answer()),
         Operation::Health => Ok(health::health()),
-        Operation::Ready => health::ready(app).await,
+        Operation::Ready => health::ready(app),
     }
 }
 

@@ -1,8 +1,7 @@
 //! Whether the server lives and can serve.
 
-use std::time::Duration;
-
 use axum::http::Response;
+use broker::store::StoreError;
 use serde_json::json;
 
 use super::{
@@ -18,19 +17,16 @@ pub(super) fn health() -> Response<Payload> {
     json_answer(&json!({ "status": "ok" }))
 }
 
-/// The store answers, and the server is not about to stop.
-pub(super) async fn ready(app: &App) -> Answer {
-    /// Whoever asks this gives up soon.
-    const PATIENCE: Duration = Duration::from_secs(3);
+/// The server can answer callers and is not about to stop. While the store is away it serves what it
+/// has, so it stays ready: else a load balancer would take away all replicas at once.
+pub(super) fn ready(app: &App) -> Answer {
     if app.draining.is_cancelled() {
         return Err(Problem::new(ProblemType::Draining, "The server is about to stop."));
     }
-    match tokio::time::timeout(PATIENCE, app.broker.ready()).await {
-        Ok(Ok(())) => Ok(json_answer(&json!({ "status": "ready" }))),
-        Ok(Err(err)) => Err(err.into()),
-        Err(_) => {
-            let detail = "The store does not answer in time.";
-            Err(Problem::new(ProblemType::StoreUnavailable, detail))
-        }
+    if !app.broker.is_ready() {
+        let why = "it has been away for too long, so no client key is taken for good";
+        return Err(StoreError::Unavailable(why.to_owned()).into());
     }
+    let store = if app.broker.reaches_store() { "reachable" } else { "unreachable" };
+    Ok(json_answer(&json!({ "status": "ready", "store": store })))
 }

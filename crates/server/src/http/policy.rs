@@ -200,7 +200,7 @@ pub static ROUTES: [Route; 18] = [
         method: Method::GET,
         path: "/readyz",
         access: Access::Public,
-        summary: "Whether the store answers and the server is not about to stop",
+        summary: "Whether the server can answer callers and is not about to stop",
     },
 ];
 

@@ -66,7 +66,15 @@ async fn what_is_wrong_is_named_by_file_key_and_what_is_allowed() {
             vec!["`listen.api_tls_key` cannot be used", "k.pem"],
         ),
         ("[upstream]\nproxy_file = \"none\"", vec!["`upstream.proxy_file`", "`none`"]),
-        ("top store = \"postgres://db\"", vec!["`store`", "PostgreSQL", "hint:", "`sqlite:`"]),
+        ("top store = \"postgres://db\"", vec!["`store`", "names no database"]),
+        ("top store = \"mysql://db/x\"", vec!["`store`", "hint:", "`postgres://"]),
+        ("top store = \"sqlite:a.db\"\ntop store_file = \"a\"", vec!["`store`", "`store_file`"]),
+        ("top store_file = \"none\"", vec!["`store_file`", "`none`"]),
+        ("top store_ca_file = \"ca.pem\"", vec!["`store_ca_file`", "PostgreSQL"]),
+        ("top shared = \"redis://\"", vec!["`shared`"]),
+        ("top shared = \"redis+odd://h\"", vec!["`shared`", "redis+sentinel://"]),
+        ("top shared = \"postgres://h/x\"", vec!["`shared`", "hint:", "leave it out"]),
+        ("top shared_ca_file = \"xinfu.toml\"", vec!["`shared_ca_file`", "Redis"]),
         ("top seal_with = \"k9\"", vec!["`seal_with`", "`k9`"]),
         ("this is no TOML", vec!["`xinfu.toml` line 5"]),
     ] {
@@ -89,13 +97,25 @@ async fn a_password_in_the_file_is_never_quoted() {
         "upstream = \"pass5555word\"",
         "[log]\nlevel = 5555",
         "top store = \"sqlite://me:pass5555word@host/x.db\"",
+        "top store = \"postgres://me:pass5555word@host:port/x\"",
+        "top store = \"postgres://me:pass5555word@host/x?pass5555word=1\"",
+        "top shared = \"redis://me:pass5555word@host:port/x\"",
+        "top shared = \"redis://me:pass5555word@host/?pass5555word=1\"",
+        "top shared = \"postgres://me:pass5555word@host/x\"",
     ] {
         let err = refusal(lines).await;
         assert!(!err.contains("5555"), "{err}");
     }
-    let folder = folder_with("[upstream]\nproxy = \"http://me:pass5555word@proxy:3128\"").await;
+    let lines = "top store = \"postgres://me:pass5555word@db/x\"\n\
+         top shared = \"redis+sentinel://:pass5555word@a,b/main?sentinel_password=pass5555word\"\n\
+         [upstream]\nproxy = \"http://me:pass5555word@proxy:3128\"";
+    let folder = folder_with(lines).await;
     let printed = folder.xinfu(&["check-config"]).await.ok();
-    assert!(printed.out.contains("http://[redacted]@proxy:3128"), "{}", printed.out);
+    for shown in
+        ["http://[redacted]@proxy:3128", "postgres://[redacted]@db/x", "[redacted]@a,b/main"]
+    {
+        assert!(printed.out.contains(shown), "{}", printed.out);
+    }
     assert!(!format!("{}{}", printed.out, printed.err).contains("pass5555word"));
 }
 
@@ -142,6 +162,28 @@ async fn a_store_may_be_an_absolute_path_also_as_a_url() {
         folder.set("XINFU_STORE", &format!("{start}{}", folder.path(name).display()));
         folder.xinfu(&["app", "list"]).await.ok();
         assert!(folder.path(name).exists());
+    }
+}
+
+#[tokio::test]
+async fn where_the_store_is_may_lie_in_a_file() {
+    let folder = folder_with("top store_file = \"place\"").await;
+    folder.write("place", "sqlite:other.db\n");
+    folder.xinfu(&["app", "list"]).await.ok();
+    assert!(folder.path("other.db").exists() && !folder.path("xinfu.db").exists());
+}
+
+#[tokio::test]
+async fn a_store_that_can_be_listened_to_is_warned_of() {
+    let open = "top store = \"postgres://me@db.example.com/x?sslmode=disable\"\n\
+                top shared = \"redis://redis.example.com\"";
+    let closed = "top store = \"postgres://me@db.example.com/x\"\n\
+                  top shared = \"rediss://redis.example.com\"";
+    for (lines, warned) in [(open, true), (closed, false)] {
+        let printed = folder_with(lines).await.xinfu(&["check-config"]).await.ok();
+        for words in ["need not speak TLS", "hint: set `sslmode=require`", "hint: use `rediss`"] {
+            assert_eq!(printed.err.contains(words), warned, "{words}: {}", printed.err);
+        }
     }
 }
 

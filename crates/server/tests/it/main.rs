@@ -7,6 +7,7 @@ mod process;
 mod canary;
 mod carrying;
 mod cli;
+mod cluster;
 mod compatible;
 mod config;
 mod demo;

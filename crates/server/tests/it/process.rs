@@ -4,6 +4,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -125,9 +126,11 @@ impl Folder {
         printed.out.trim().to_owned()
     }
 
-    /// Starts the server, and waits until it says that it serves.
+    /// Starts the server, one more where one runs, and waits until it says that it serves.
     pub(crate) async fn serve(&self) -> Server {
-        let process = Process::start(self.command(&["serve"]), &self.path("serve"));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("serve-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let process = Process::start(self.command(&["serve"]), &self.path(&name));
         let line = process.first_line("serves").await;
         let url = line.split_whitespace().find(|word| word.starts_with("http")).unwrap();
         Server { url: url.trim_end_matches(',').to_owned(), process }

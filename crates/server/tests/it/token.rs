@@ -9,7 +9,7 @@ use broker::{
 };
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full};
-use serde_json::Value;
+use serde_json::{Value, json};
 use server::http::{ProblemType, Service};
 use sim::{Fault, FaultKind, Issuer, TokenState};
 use tokio::time::Instant;
@@ -247,14 +247,22 @@ async fn a_refused_address_is_shown() {
 async fn the_store_out_of_reach() {
     let world = World::new().await;
     let token = world.token().await;
+    let ready = async || world.get("/readyz").await.json();
+    assert_eq!(ready().await, json!({"status": "ready", "store": "reachable"}));
     world.store.set_reachable(false);
+    pass(60).await;
+    // What is in memory is served, so callers are welcome.
+    assert_eq!(ready().await, json!({"status": "ready", "store": "unreachable"}));
+    assert_eq!(world.get("/healthz").await.status, 200);
+    assert_eq!(world.token().await["access_token"], token["access_token"]);
+    // Until nobody knows any more who may call.
+    pass(300).await;
     let answer = world.get("/readyz").await;
     answer.check_problem(ProblemType::StoreUnavailable);
     assert!(answer.retry_after() > 0);
-    assert_eq!(world.get("/healthz").await.status, 200);
-    assert_eq!(world.token().await["access_token"], token["access_token"]);
     world.store.set_reachable(true);
-    assert_eq!(world.get("/readyz").await.status, 200);
+    pass(5).await;
+    assert_eq!(ready().await, json!({"status": "ready", "store": "reachable"}));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,10 +5,7 @@ use clock::Timestamp;
 use rusqlite::{Connection, named_params, params};
 use wechat::{AppId, OpenId, UnionId};
 
-use super::{
-    SqliteStore, Write,
-    rows::{self, CLAIM, GRANT, SESSION, number},
-};
+use super::{SqliteStore, Write, query};
 use crate::{
     audit::AuditEntry,
     seal::Sealed,
@@ -18,12 +15,13 @@ use crate::{
             CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, Logins, OUTCOME_KEPT,
             PROFILE_KEPT, ProfileRow, SessionRow,
         },
+        rows::{self, CLAIM, GRANT, SESSION, number},
     },
 };
 
 fn find_claim(db: &Connection, app: &AppId, code: &[u8; 32]) -> StoreResult<Option<Claim>> {
     let sql = format!("{CLAIM} WHERE app = ?1 AND code = ?2");
-    rows::first(db, &sql, params![app.as_str(), code], rows::claim)
+    query::first(db, &sql, params![app.as_str(), code], rows::claim)
 }
 
 /// Both columns of a sealed value that may be missing.
@@ -33,7 +31,7 @@ fn columns(sealed: Option<&Sealed>) -> (Option<&str>, Option<&[u8]>) {
 
 impl Write<'_> {
     fn put_grant(&self, row: &GrantRow) -> StoreResult<()> {
-        let stored = rows::first(
+        let stored = query::first(
             &self.transaction,
             "SELECT app, authorised_at FROM grants WHERE app = ?1 AND openid = ?2 AND scope = ?3",
             [row.id.app.as_str(), row.id.openid.as_str(), row.id.scope.as_str()],
@@ -204,7 +202,7 @@ impl Logins for SqliteStore {
         self.read(move |db| {
             let sql = format!("{GRANT} WHERE app = ?1 AND openid = ?2 ORDER BY scope");
             let mut grants =
-                rows::readable(db, &sql, [app.as_str(), openid.as_str()], rows::grant)?;
+                query::readable(db, &sql, [app.as_str(), openid.as_str()], rows::grant)?;
             grants.sort_by(|one, other| one.id.cmp(&other.id));
             Ok(grants)
         })
@@ -227,7 +225,7 @@ impl Logins for SqliteStore {
                  ORDER BY openid"
             );
             let mut grants =
-                rows::readable(db, &sql, params![app.as_str(), after, limit], rows::grant)?;
+                query::readable(db, &sql, params![app.as_str(), after, limit], rows::grant)?;
             grants.sort_by(|one, other| one.id.cmp(&other.id));
             Ok(grants)
         })
@@ -297,7 +295,7 @@ impl Logins for SqliteStore {
         let (app, openid) = (app.clone(), openid.clone());
         self.read(move |db| {
             let sql = "SELECT app, openid, unionid FROM unionids WHERE app = ?1 AND openid = ?2";
-            rows::first(db, sql, [app.as_str(), openid.as_str()], rows::unionid)
+            query::first(db, sql, [app.as_str(), openid.as_str()], rows::unionid)
         })
         .await
     }
@@ -307,7 +305,7 @@ impl Logins for SqliteStore {
         self.read(move |db| {
             let sql = format!("{SESSION} WHERE app = ?1 AND id = ?2 AND expires_at > ?3");
             let now = clock.now().as_millis();
-            rows::first(db, &sql, params![app.as_str(), id, now], rows::session)
+            query::first(db, &sql, params![app.as_str(), id, now], rows::session)
         })
         .await
     }

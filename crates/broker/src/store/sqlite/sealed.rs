@@ -1,14 +1,14 @@
 //! Sealed values of all tables: which master keys they name, and sealing them anew.
 
-use rusqlite::{Row, params};
+use rusqlite::params;
 
-use super::{
-    Write,
-    rows::{Columns, number},
-};
+use super::Write;
 use crate::{
     seal::Sealed,
-    store::{GrantId, Place, StoreResult},
+    store::{
+        GrantId, Place, StoreResult,
+        rows::{Columns, Row, number},
+    },
 };
 
 /// The ids of the master keys that sealed values name.
@@ -48,7 +48,7 @@ pub(super) const SEALED_OTHERWISE: &str = "\
      LIMIT ?2";
 
 /// A row of [`SEALED_OTHERWISE`].
-pub(super) fn sealed(row: &Row<'_>) -> StoreResult<(Place, Sealed)> {
+pub(super) fn sealed(row: &dyn Row) -> StoreResult<(Place, Sealed)> {
     let columns = Columns { row, table: "of sealed values", name: 2 };
     let grant = || -> StoreResult<GrantId> { columns.grant(1) };
     let place = match columns.read::<String>(0)?.as_str() {

@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use clock::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::{
-    Inner, SqliteStore, blocking, newest_change,
+use super::{Inner, SqliteStore, blocking, newest_change, query};
+use crate::store::{
+    Acquired, Lease, Shared, StoreResult,
     rows::{self, LEASE},
 };
-use crate::store::{Acquired, Lease, Shared, StoreResult};
 
 /// How soon what another process wrote is noticed.
 pub(super) const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -70,8 +70,9 @@ impl Shared for SqliteStore {
 
     async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> StoreResult<Acquired> {
         let (name, owner) = (name.to_owned(), owner.to_owned());
+        let sql = format!("{LEASE} WHERE name = ?1");
         self.write(move |write| {
-            let held = rows::first(&write.transaction, LEASE, [&name], rows::lease)?;
+            let held = query::first(&write.transaction, &sql, [&name], rows::lease)?;
             if let Some(held) = held.filter(|held| held.holds(write.now, ttl)) {
                 return Ok(Acquired::HeldUntil(held.until));
             }

@@ -149,7 +149,7 @@ pub(super) fn success(operation: Operation) -> Option<(&'static str, Value)> {
         Operation::MiniCheckSignature => ("MiniValid", json!({ "valid": true })),
         Operation::OpenApi => ("Status", json!({})),
         Operation::Health => ("Status", json!({ "status": "ok" })),
-        Operation::Ready => ("Status", json!({ "status": "ready" })),
+        Operation::Ready => ("Readiness", json!({ "status": "ready", "store": "reachable" })),
     })
 }
 
@@ -236,6 +236,13 @@ pub(super) fn all() -> Value {
         ], &[]),
         "MiniValid": object(&[("valid", json!({ "type": "boolean" }))], &[]),
         "Status": object(&[("status", text("One word."))], &[]),
+        "Readiness": object(&[
+            ("status", text("`ready`.")),
+            ("store", json!({
+                "description": "Whether the store answered the last time that it was looked at.",
+                "enum": ["reachable", "unreachable"],
+            })),
+        ], &[]),
         "Problem": problem(),
     })
 }

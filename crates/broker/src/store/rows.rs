@@ -1,87 +1,117 @@
-//! Rows of the database, read back. One that cannot be read is named, its values never.
+//! Rows of a database, read back, whichever database it is. One that cannot be read is named, its
+//! values never.
 
 use std::{fmt, str::FromStr};
 
 use clock::Timestamp;
-use rusqlite::{
-    Connection, Params, Row,
-    types::{FromSql, ValueRef},
-};
 use wechat::{OpenId, UnionId};
 
+use super::{
+    AppRow, Change, Claim, CredentialRow, GrantId, GrantRow, KeyRow, Lease, PassKeyRow, ProfileRow,
+    SessionRow, StoreError, StoreResult,
+};
 use crate::{
     audit::{Actor, AuditEntry},
     credential::{CredentialId, Trouble},
     ledger::LedgerRow,
     seal::Sealed,
-    store::{
-        AppRow, Change, Claim, CredentialRow, GrantId, GrantRow, KeyRow, Lease, PassKeyRow,
-        ProfileRow, SessionRow, StoreError, StoreResult,
-    },
 };
 
-/// All rows that a query answers.
-pub(super) fn all<T>(
-    connection: &Connection,
-    sql: &str,
-    params: impl Params,
-    read: impl Fn(&Row<'_>) -> StoreResult<T>,
-) -> StoreResult<Vec<T>> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
+/// What a column holds.
+#[derive(Debug)]
+pub(super) enum Value {
+    /// Nothing.
+    Null,
+    /// A number, an instant in milliseconds, or a truth (0 or 1).
+    Number(i64),
+    /// A text.
+    Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
+}
+
+/// A row as a database has answered it.
+pub(super) trait Row {
+    /// What a column holds; `None`: it cannot be read, or is of a type that no column of ours has.
+    fn value(&self, column: usize) -> Option<Value>;
+    /// The name of a column.
+    fn column_name(&self, column: usize) -> &str;
+}
+
+/// What a column is read as.
+pub(super) trait FromValue: Sized {
+    /// The value; `None`: the column holds something else.
+    fn from_value(value: Value) -> Option<Self>;
+}
+
+impl FromValue for i64 {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Number(number) = value { Some(number) } else { None }
+    }
+}
+
+impl FromValue for bool {
+    fn from_value(value: Value) -> Option<Self> {
+        i64::from_value(value).map(|number| number != 0)
+    }
+}
+
+impl FromValue for String {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Text(text) = value { Some(text) } else { None }
+    }
+}
+
+impl FromValue for Vec<u8> {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Bytes(bytes) = value { Some(bytes) } else { None }
+    }
+}
+
+impl FromValue for [u8; 32] {
+    fn from_value(value: Value) -> Option<Self> {
+        Vec::from_value(value)?.try_into().ok()
+    }
+}
+
+impl<T: FromValue> FromValue for Option<T> {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Null = value { Some(None) } else { T::from_value(value).map(Some) }
+    }
+}
+
+/// What could be read of the rows that a query answered. One that could not is logged and left out.
+pub(super) fn readable<T>(rows: impl IntoIterator<Item = StoreResult<T>>) -> StoreResult<Vec<T>> {
     let mut answer = Vec::new();
-    while let Some(row) = rows.next()? {
-        answer.push(read(row)?);
+    for row in rows {
+        match row {
+            Ok(one) => answer.push(one),
+            Err(err @ StoreError::Corrupt(_)) => {
+                tracing::error!(error = %err, "a row is left out");
+            }
+            Err(err) => return Err(err),
+        }
     }
     Ok(answer)
 }
 
-/// All rows that a query answers and that can be read. One that cannot is logged and left out.
-pub(super) fn readable<T>(
-    connection: &Connection,
-    sql: &str,
-    params: impl Params,
-    read: impl Fn(&Row<'_>) -> StoreResult<T>,
-) -> StoreResult<Vec<T>> {
-    let read = |row: &Row<'_>| match read(row) {
-        Ok(one) => Ok(Some(one)),
-        Err(err @ StoreError::Corrupt(_)) => {
-            tracing::error!(error = %err, "a row is left out");
-            Ok(None)
-        }
-        Err(err) => Err(err),
-    };
-    Ok(all(connection, sql, params, read)?.into_iter().flatten().collect())
-}
-
-/// The first row that a query answers, if it answers any.
-pub(super) fn first<T>(
-    connection: &Connection,
-    sql: &str,
-    params: impl Params,
-    read: impl Fn(&Row<'_>) -> StoreResult<T>,
-) -> StoreResult<Option<T>> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    rows.next()?.map(read).transpose()
-}
-
-/// A number as SQLite holds it. Ours never come near its end.
+/// A number as a database holds it. Ours never come near its end.
 pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// The columns of one row.
-pub(super) struct Columns<'r, 's> {
-    pub(super) row: &'r Row<'s>,
+pub(super) struct Columns<'r> {
+    pub(super) row: &'r dyn Row,
     pub(super) table: &'static str,
     /// So many columns at the start name the row; none of them is secret.
     pub(super) name: usize,
 }
 
-impl Columns<'_, '_> {
-    pub(super) fn read<T: FromSql>(&self, column: usize) -> StoreResult<T> {
-        self.row.get(column).map_err(|_| self.unreadable(column))
+impl Columns<'_> {
+    pub(super) fn read<T: FromValue>(&self, column: usize) -> StoreResult<T> {
+        let value = self.row.value(column).and_then(T::from_value);
+        value.ok_or_else(|| self.unreadable(column))
     }
 
     pub(super) fn parse<T: FromStr>(&self, column: usize) -> StoreResult<T> {
@@ -90,7 +120,7 @@ impl Columns<'_, '_> {
     }
 
     pub(super) fn count<T: TryFrom<i64>>(&self, column: usize) -> StoreResult<T> {
-        T::try_from(self.read(column)?).map_err(|_| self.unreadable(column))
+        T::try_from(self.read::<i64>(column)?).map_err(|_| self.unreadable(column))
     }
 
     fn time(&self, column: usize) -> StoreResult<Timestamp> {
@@ -131,20 +161,20 @@ impl Columns<'_, '_> {
     }
 
     fn unreadable(&self, column: usize) -> StoreError {
-        let column = self.row.as_ref().column_name(column).unwrap_or("?").to_owned();
+        let column = self.row.column_name(column);
         StoreError::Corrupt(format!("table {}, row {self}, column {column}", self.table))
     }
 }
 
-impl fmt::Display for Columns<'_, '_> {
+impl fmt::Display for Columns<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for column in 0..self.name {
             if column > 0 {
                 f.write_str("/")?;
             }
-            match self.row.get_ref(column) {
-                Ok(ValueRef::Text(text)) => f.write_str(&String::from_utf8_lossy(text))?,
-                Ok(ValueRef::Integer(number)) => write!(f, "{number}")?,
+            match self.row.value(column) {
+                Some(Value::Text(text)) => f.write_str(&text)?,
+                Some(Value::Number(number)) => write!(f, "{number}")?,
                 _ => f.write_str("?")?,
             }
         }
@@ -155,7 +185,7 @@ impl fmt::Display for Columns<'_, '_> {
 pub(super) const APP: &str = "SELECT app, alias, kind, issuer, secret_key, secret, revision, created_at, updated_at \
      FROM apps";
 
-pub(super) fn app(row: &Row<'_>) -> StoreResult<AppRow> {
+pub(super) fn app(row: &dyn Row) -> StoreResult<AppRow> {
     let columns = Columns { row, table: "apps", name: 1 };
     Ok(AppRow {
         app: columns.parse(0)?,
@@ -172,7 +202,7 @@ pub(super) fn app(row: &Row<'_>) -> StoreResult<AppRow> {
 pub(super) const KEY: &str =
     "SELECT id, name, hash, rights, created_at, expires_at, revoked_at FROM client_keys";
 
-pub(super) fn key(row: &Row<'_>) -> StoreResult<KeyRow> {
+pub(super) fn key(row: &dyn Row) -> StoreResult<KeyRow> {
     let columns = Columns { row, table: "client_keys", name: 1 };
     Ok(KeyRow {
         id: columns.read(0)?,
@@ -188,7 +218,7 @@ pub(super) fn key(row: &Row<'_>) -> StoreResult<KeyRow> {
 pub(super) const CREDENTIAL: &str = "SELECT app, kind, generation, value_key, value, hash, sent, answered, expires_at, refresh_at, \
      dead, used_at FROM credentials";
 
-pub(super) fn credential(row: &Row<'_>) -> StoreResult<CredentialRow> {
+pub(super) fn credential(row: &dyn Row) -> StoreResult<CredentialRow> {
     let columns = Columns { row, table: "credentials", name: 2 };
     Ok(CredentialRow {
         id: columns.credential(0)?,
@@ -205,19 +235,19 @@ pub(super) fn credential(row: &Row<'_>) -> StoreResult<CredentialRow> {
 }
 
 /// The credential that is all that a query answers.
-pub(super) fn credential_id(row: &Row<'_>) -> StoreResult<CredentialId> {
+pub(super) fn credential_id(row: &dyn Row) -> StoreResult<CredentialId> {
     Columns { row, table: "credentials", name: 2 }.credential(0)
 }
 
 /// The generation that is the only column of a query on `credentials` or their history.
-pub(super) fn generation(row: &Row<'_>) -> StoreResult<u64> {
+pub(super) fn generation(row: &dyn Row) -> StoreResult<u64> {
     Columns { row, table: "credentials", name: 0 }.count(0)
 }
 
 pub(super) const TROUBLE: &str = "SELECT app, kind, errcode, reason, errmsg, rid, action, since, last, \
      failures, retry_at FROM troubles";
 
-pub(super) fn trouble(row: &Row<'_>) -> StoreResult<(CredentialId, Trouble)> {
+pub(super) fn trouble(row: &dyn Row) -> StoreResult<(CredentialId, Trouble)> {
     let columns = Columns { row, table: "troubles", name: 2 };
     let trouble = Trouble {
         errcode: columns.read(2)?,
@@ -235,7 +265,7 @@ pub(super) fn trouble(row: &Row<'_>) -> StoreResult<(CredentialId, Trouble)> {
 
 pub(super) const LEDGER: &str = "SELECT app, api, day, used, rested_at FROM ledger";
 
-pub(super) fn ledger(row: &Row<'_>) -> StoreResult<LedgerRow> {
+pub(super) fn ledger(row: &dyn Row) -> StoreResult<LedgerRow> {
     let columns = Columns { row, table: "ledger", name: 3 };
     Ok(LedgerRow {
         api: columns.read(1)?,
@@ -247,7 +277,7 @@ pub(super) fn ledger(row: &Row<'_>) -> StoreResult<LedgerRow> {
 
 pub(super) const AUDIT: &str = "SELECT number, at, actor, action, object, detail FROM audit";
 
-pub(super) fn audit(row: &Row<'_>) -> StoreResult<(u64, AuditEntry)> {
+pub(super) fn audit(row: &dyn Row) -> StoreResult<(u64, AuditEntry)> {
     let columns = Columns { row, table: "audit", name: 1 };
     let entry = AuditEntry {
         at: columns.time(1)?,
@@ -261,7 +291,7 @@ pub(super) fn audit(row: &Row<'_>) -> StoreResult<(u64, AuditEntry)> {
 
 pub(super) const CHANGE: &str = "SELECT number, app, kind FROM changes";
 
-pub(super) fn change(row: &Row<'_>) -> StoreResult<Change> {
+pub(super) fn change(row: &dyn Row) -> StoreResult<Change> {
     let columns = Columns { row, table: "changes", name: 1 };
     let has = |column| Ok::<_, StoreError>(columns.read::<Option<String>>(column)?.is_some());
     Ok(match (has(1)?, has(2)?) {
@@ -275,29 +305,34 @@ pub(super) fn change(row: &Row<'_>) -> StoreResult<Change> {
 /// The keys of passes.
 pub(super) const PASS_KEY: &str = "SELECT id, value_key, value, published_at FROM pass_keys";
 
-pub(super) fn pass_key(row: &Row<'_>) -> StoreResult<PassKeyRow> {
+pub(super) fn pass_key(row: &dyn Row) -> StoreResult<PassKeyRow> {
     let columns = Columns { row, table: "pass_keys", name: 1 };
     Ok(PassKeyRow { id: columns.read(0)?, key: columns.sealed(1)?, published_at: columns.time(3)? })
 }
 
-/// A sealed value by its name in `own_secrets`.
-pub(super) const OWN: &str = "SELECT name, value_key, value FROM own_secrets WHERE name = ?1";
+/// A sealed value by its name.
+pub(super) const OWN: &str = "SELECT name, value_key, value FROM own_secrets";
 
-pub(super) fn own(row: &Row<'_>) -> StoreResult<Sealed> {
+pub(super) fn own(row: &dyn Row) -> StoreResult<Sealed> {
     Columns { row, table: "own_secrets", name: 1 }.sealed(1)
 }
 
-pub(super) const LEASE: &str = "SELECT name, owner, until FROM leases WHERE name = ?1";
+pub(super) const LEASE: &str = "SELECT name, owner, until FROM leases";
 
-pub(super) fn lease(row: &Row<'_>) -> StoreResult<Lease> {
+pub(super) fn lease(row: &dyn Row) -> StoreResult<Lease> {
     let columns = Columns { row, table: "leases", name: 1 };
     Ok(Lease { name: columns.read(0)?, owner: columns.read(1)?, until: columns.time(2)? })
+}
+
+/// The id of a master key that is all that a query answers.
+pub(super) fn sealing_key(row: &dyn Row) -> StoreResult<String> {
+    Columns { row, table: "of sealed values", name: 1 }.read(0)
 }
 
 pub(super) const CLAIM: &str = "SELECT app, code, client, proof, owner, claimed_at, deadline, \
      settled_at, outcome_key, outcome FROM claims";
 
-pub(super) fn claim(row: &Row<'_>) -> StoreResult<Claim> {
+pub(super) fn claim(row: &dyn Row) -> StoreResult<Claim> {
     let columns = Columns { row, table: "claims", name: 1 };
     Ok(Claim {
         app: columns.parse(0)?,
@@ -316,7 +351,7 @@ pub(super) const GRANT: &str = "SELECT app, openid, scope, version, tokens_key, 
      token_expires_at, authorised_at, client, redirect_uri, ended_at, ended_errcode, profile_key, \
      profile, profile_lang, profile_fetched_at FROM grants";
 
-pub(super) fn grant(row: &Row<'_>) -> StoreResult<GrantRow> {
+pub(super) fn grant(row: &dyn Row) -> StoreResult<GrantRow> {
     // Openids are personal: the row is named by its app only.
     let columns = Columns { row, table: "grants", name: 1 };
     let profile = columns.sealed_if_any(12)?.map(|value| {
@@ -341,19 +376,19 @@ pub(super) fn grant(row: &Row<'_>) -> StoreResult<GrantRow> {
 }
 
 /// The second column of a query on `grants`.
-pub(super) fn authorised_at(row: &Row<'_>) -> StoreResult<Timestamp> {
+pub(super) fn authorised_at(row: &dyn Row) -> StoreResult<Timestamp> {
     Columns { row, table: "grants", name: 1 }.time(1)
 }
 
 /// The unionid of a query on all columns of `unionids`.
-pub(super) fn unionid(row: &Row<'_>) -> StoreResult<UnionId> {
+pub(super) fn unionid(row: &dyn Row) -> StoreResult<UnionId> {
     Ok(UnionId::new(Columns { row, table: "unionids", name: 1 }.read::<String>(2)?))
 }
 
 pub(super) const SESSION: &str =
     "SELECT app, id, openid, session_key_key, session_key, expires_at FROM mini_sessions";
 
-pub(super) fn session(row: &Row<'_>) -> StoreResult<SessionRow> {
+pub(super) fn session(row: &dyn Row) -> StoreResult<SessionRow> {
     let columns = Columns { row, table: "mini_sessions", name: 1 };
     Ok(SessionRow {
         app: columns.parse(0)?,

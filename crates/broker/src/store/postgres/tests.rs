@@ -1,0 +1,337 @@
+//! The PostgreSQL store: the conformance suite, and what a server and several replicas add to it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::future::join_all;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_postgres::NoTls;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::*;
+use crate::store::{
+    Shared,
+    conformance::{self, START, app_row, audit, credential_row, token},
+    servers,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A database of its own, on the server that all tests share.
+struct Database {
+    url: PostgresUrl,
+    name: String,
+    client: tokio_postgres::Client,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// A client beside the store.
+async fn client(url: &str) -> (tokio_postgres::Client, AbortOnDropHandle<()>) {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let driver = TaskTracker::new().spawn(async move { drop(connection.await) });
+    (client, AbortOnDropHandle::new(driver))
+}
+
+impl Database {
+    async fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let server = servers::postgres();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("xinfu_{}_{count}", std::process::id());
+        let (there, _driver) = client(&server).await;
+        there.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let (before, _) = server.rsplit_once('/').unwrap();
+        let url = format!("{before}/{name}");
+        let (client, driver) = client(&url).await;
+        Self { url: PostgresUrl::parse(&url, None).unwrap(), name, client, _driver: driver }
+    }
+
+    async fn open(&self) -> PostgresStore {
+        PostgresStore::open(&self.url).await.unwrap()
+    }
+
+    async fn do_sql(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap();
+    }
+
+    /// Takes the database's clock into our hands.
+    async fn hold_clock(&self) {
+        self.do_sql(&format!(
+            "CREATE TABLE test_clock (at BIGINT); INSERT INTO test_clock VALUES ({}); \
+             CREATE OR REPLACE FUNCTION xinfu_now() RETURNS BIGINT LANGUAGE sql VOLATILE AS \
+             'SELECT at FROM test_clock'",
+            START.as_millis()
+        ))
+        .await;
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.do_sql(&format!("UPDATE test_clock SET at = at + {}", by.as_millis())).await;
+    }
+}
+
+async fn conforms_with(handles: usize) {
+    let newest = tokio::sync::Mutex::new(None);
+    let fresh = async || {
+        let database = Database::new().await;
+        let opened = join_all((0..handles).map(|_| database.open())).await;
+        database.hold_clock().await;
+        *newest.lock().await = Some(database);
+        conformance::Handles::of(&opened)
+    };
+    let fast_forward = async |by| newest.lock().await.as_ref().unwrap().advance(by).await;
+    conformance::run(fresh, fast_forward).await;
+}
+
+#[tokio::test]
+async fn conforms() {
+    conforms_with(1).await;
+}
+
+#[tokio::test]
+async fn two_replicas_conform() {
+    conforms_with(2).await;
+}
+
+#[tokio::test]
+async fn many_may_open_a_new_database_at_once() {
+    let database = Database::new().await;
+    for store in join_all((0..8).map(|_| PostgresStore::open(&database.url))).await {
+        assert_eq!(store.unwrap().list_apps().await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused() {
+    let database = Database::new().await;
+    database.open().await;
+    database.do_sql("UPDATE xinfu_version SET version = 99").await;
+    let refused = PostgresStore::open(&database.url).await.unwrap_err();
+    let StoreError::Corrupt(why) = refused else { panic!("{refused}") };
+    assert!(why.contains("99") && why.contains("newer xinfu"), "{why}");
+}
+
+/// The time that is stored is the server's, whatever a replica thinks.
+#[tokio::test]
+async fn the_time_is_the_databases() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    let theirs = async || -> i64 {
+        let sql = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
+        database.client.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    let before = theirs().await;
+    let now = Store::now(&store).await.unwrap().as_millis();
+    assert!((before..=theirs().await).contains(&now));
+}
+
+/// Whoever has read an entry of the change log has missed none before it, however long its writer
+/// took.
+#[tokio::test]
+async fn no_change_is_passed_over() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    // A writer that has appended its entry and has not committed.
+    let mut slow = client_of(&database).await;
+    let slow_write = slow.0.transaction().await.unwrap();
+    slow_write.execute("SELECT xinfu_log('wxslow', NULL)", &[]).await.unwrap();
+    let row = app_row("wx1", 1);
+    let entry = audit("app.add", "wx1");
+    let quick = store.put_app(&row, &entry);
+    let followed = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let seen = store.changes(0).await.unwrap();
+        slow_write.commit().await.unwrap();
+        seen.latest
+    };
+    let (quick, latest) = tokio::join!(quick, followed);
+    assert!(quick.unwrap());
+    let rest = store.changes(latest).await.unwrap().entries.unwrap();
+    assert_eq!(rest, [Change::App("wxslow".parse().unwrap()), Change::App(row.app)]);
+}
+
+async fn client_of(database: &Database) -> (tokio_postgres::Client, AbortOnDropHandle<()>) {
+    let server = servers::postgres();
+    let (before, _) = server.rsplit_once('/').unwrap();
+    client(&format!("{before}/{}", database.name)).await
+}
+
+/// The cursor once the first wake-ups are over.
+async fn settled(store: &PostgresStore) -> u64 {
+    let mut cursor = 0;
+    while let Ok(next) = tokio::time::timeout(Duration::from_secs(2), store.woken(cursor)).await {
+        cursor = next.unwrap();
+    }
+    cursor
+}
+
+async fn wakes_another(one: &PostgresStore, two: &PostgresStore) {
+    let cursor = settled(two).await;
+    let (row, entry) = (app_row("wx1", 1), audit("app.add", "wx1"));
+    let (woken, put) =
+        tokio::join!(tokio::time::timeout(MINUTE, two.woken(cursor)), one.put_app(&row, &entry));
+    assert!(put.unwrap());
+    assert_ne!(woken.expect("it is woken").unwrap(), cursor);
+}
+
+#[tokio::test]
+async fn what_one_replica_writes_wakes_another_by_notification_alone() {
+    let database = Database::new().await;
+    let rarely = PostgresStore::open_looking(&database.url, MINUTE * 60).await.unwrap();
+    wakes_another(&database.open().await, &rarely).await;
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_told_is_noticed() {
+    let database = Database::new().await;
+    let (one, two) = (database.open().await, database.open().await);
+    let sql = "SELECT pg_get_functiondef('xinfu_log'::regproc)";
+    let silent: String = database.client.query_one(sql, &[]).await.unwrap().get(0);
+    let silent = silent.replace("PERFORM pg_notify('xinfu_changes', newest::TEXT);", "");
+    assert!(!silent.contains("notify"));
+    database.do_sql(&silent).await;
+    wakes_another(&one, &two).await;
+}
+
+#[tokio::test]
+async fn a_restart_of_the_database_needs_none_of_ours() {
+    let database = Database::new().await;
+    let store = PostgresStore::open_looking(&database.url, MINUTE * 60).await.unwrap();
+    let cursor = settled(&store).await;
+    database
+        .do_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await;
+    // It listens anew, and says that something may have happened meanwhile.
+    let woken = tokio::time::timeout(MINUTE, store.woken(cursor)).await;
+    assert_ne!(woken.expect("it is woken").unwrap(), cursor);
+    assert!(store.put_app(&app_row("wx1", 1), &audit("app.add", "wx1")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_database_that_is_silent_is_unavailable_and_then_is_not() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    // A lock that keeps every read of the table waiting.
+    let mut other = client_of(&database).await;
+    let lock = other.0.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE apps IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let refused = store.list_apps().await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+    lock.rollback().await.unwrap();
+    assert_eq!(store.list_apps().await.unwrap(), []);
+}
+
+/// What stands before the database, and stops passing on what comes by the connections that there
+/// are when it is told to.
+async fn gate(to: String) -> (String, watch::Sender<u32>, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let stalls = watch::Sender::new(0);
+    let told = stalls.subscribe();
+    let tasks = TaskTracker::new();
+    let accepting = tasks.clone().spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (to, mut told) = (to.clone(), told.clone());
+            told.mark_unchanged();
+            tasks.spawn(async move {
+                let mut far = TcpStream::connect(to).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    // Nobody is told that nothing comes any more.
+                    _ = told.changed() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (address, stalls, AbortOnDropHandle::new(accepting))
+}
+
+#[tokio::test]
+async fn a_connection_that_went_silent_is_given_up() {
+    let database = Database::new().await;
+    let server = servers::postgres();
+    let host = server.split(['@', '/']).nth(3).unwrap();
+    let (address, stalls, _accepting) = gate(host.to_owned()).await;
+    let url = format!("postgres://xinfu@{address}/{}", database.name);
+    let store = PostgresStore::open(&PostgresUrl::parse(&url, None).unwrap()).await.unwrap();
+    assert_eq!(store.list_apps().await.unwrap(), []);
+    stalls.send_replace(1);
+    let refused = tokio::time::timeout(MINUTE, store.list_apps()).await.expect("it ends");
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    let again = tokio::time::timeout(MINUTE, store.list_apps()).await.expect("it ends");
+    assert_eq!(again.unwrap(), [], "by another connection");
+}
+
+#[tokio::test]
+async fn what_wechat_says_is_kept_whatever_it_says() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    let row = app_row("wx1", 1);
+    assert!(store.put_app(&row, &audit("app.add", "wx1\0")).await.unwrap());
+    let id = token(&row.app);
+    let trouble = Trouble { errmsg: Some("a\0b 微信".to_owned()), ..conformance::a_trouble() };
+    assert!(store.set_trouble(&id, 1, Some(&trouble)).await.unwrap());
+    let kept = store.find_trouble(&id).await.unwrap().unwrap();
+    assert_eq!(kept.errmsg.as_deref(), Some("a\u{fffd}b 微信"));
+}
+
+/// All kinds of writes about one app from many sides: none waits for another in a circle.
+#[tokio::test]
+async fn writers_never_wait_in_a_circle() {
+    let database = Database::new().await;
+    let stores = join_all((0..4).map(|_| database.open())).await;
+    let row = app_row("wx1", 1);
+    let id = token(&row.app);
+    let entry = audit("x.y", "wx1");
+    let work = stores.iter().enumerate().map(|(at, store)| {
+        let (row, id, entry) = (&row, &id, &entry);
+        async move {
+            for round in 0..40 {
+                let over = store.find_credential(id).await.unwrap().map_or(0, |it| it.generation);
+                let next = credential_row(id, over + 1);
+                match (round + at * 3) % 8 {
+                    0 => drop(store.put_app(row, entry).await.unwrap()),
+                    1 if at == 0 => drop(store.remove_app(&row.app, entry).await.unwrap()),
+                    2 => drop(
+                        store.set_trouble(id, 1, Some(&conformance::a_trouble())).await.unwrap(),
+                    ),
+                    3 => drop(
+                        store.set_expiry(id, over, next.expires_at, next.refresh_at).await.unwrap(),
+                    ),
+                    4 => drop(store.mark_dead(id, over).await.unwrap()),
+                    5 => drop(store.drop_unused(id, next.used_at).await.unwrap()),
+                    _ => drop(store.put_credential(&next, over).await.unwrap()),
+                }
+            }
+        }
+    });
+    join_all(work).await;
+    let log = stores[0].changes(0).await.unwrap();
+    assert!(log.latest > 0);
+}
+
+#[test]
+fn urls_show_no_password_and_open_ways_are_known() {
+    let url = PostgresUrl::parse("postgres://me:s3cret@db.example.com:5433/x", None).unwrap();
+    assert_eq!(format!("{url} {url:?}").matches("s3cret").count(), 0);
+    assert_eq!(url.to_string(), "postgres://db.example.com:5433/x");
+    assert!(!url.is_open(), "it must speak TLS");
+    let open = "postgres://me@db.example.com/x?sslmode=prefer";
+    assert!(PostgresUrl::parse(open, None).unwrap().is_open());
+    assert!(!PostgresUrl::parse("postgres://me@127.0.0.1/x", None).unwrap().is_open());
+    for (wrong, part) in [
+        ("postgres://me:s3cret@/x", "host"),
+        ("postgres://me:s3cret@h", "database"),
+        ("postgres://me:s3cret@h/x?sslmode=maybe", "URL"),
+        ("postgres://me:s3cret@h:port/x", "URL"),
+    ] {
+        let refused = PostgresUrl::parse(wrong, None).unwrap_err().to_string();
+        assert!(refused.contains(part) && !refused.contains("s3cret"), "{wrong}: {refused}");
+    }
+    assert!(PostgresUrl::parse("postgres://h/x", Some(b"no PEM")).is_err());
+}

@@ -1,0 +1,169 @@
+//! Redis as what replicas share: the part of the conformance suite that is about that, and what a
+//! server adds to it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use clock::Clock;
+
+use super::*;
+use crate::store::{
+    MemoryStore,
+    conformance::{self, START},
+    servers,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A URL with a prefix of its own, on the server that all tests share.
+fn url() -> RedisUrl {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    RedisUrl::parse(&format!("{}?prefix=test-{pid}-{count}", servers::redis()), None).unwrap()
+}
+
+/// A clock in our hands, which the scripts go by.
+struct Held {
+    shared: RedisShared,
+    key: String,
+}
+
+impl Held {
+    async fn new() -> Self {
+        let url = url();
+        let key = url.key_of("clock");
+        let now = format!(
+            "local now = tonumber(redis.call('GET', '{key}')) \
+             local function text(number) return string.format('%.0f', number) end \n"
+        );
+        let beside = RedisShared::open(url.clone()).await.unwrap();
+        let held = Self { shared: beside, key };
+        held.set(START.as_millis()).await;
+        let shared = RedisShared::open_by(url, &now, MINUTE * 60).await.unwrap();
+        Self { shared, ..held }
+    }
+
+    async fn set(&self, millis: i64) {
+        self.cmd(::redis::cmd("SET").arg(&self.key).arg(millis)).await;
+    }
+
+    async fn cmd(&self, cmd: &::redis::Cmd) {
+        let done =
+            self.shared.on(async |connection| cmd.query_async::<::redis::Value>(connection).await);
+        done.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn conforms() {
+    let held = Held::new().await;
+    let forward = async |by: Duration| {
+        let by = i64::try_from(by.as_millis()).unwrap();
+        held.cmd(::redis::cmd("INCRBY").arg(&held.key).arg(by)).await;
+    };
+    let store = MemoryStore::new(Clock::following_timers(START));
+    let shared = [held.shared.clone(), held.shared.clone()];
+    let handles = conformance::Handles::apart(std::slice::from_ref(&store), &shared);
+    conformance::shared_alone(&handles, &forward).await;
+}
+
+#[tokio::test]
+async fn a_wake_up_reaches_other_replicas() {
+    let url = url();
+    let open = async |every| RedisShared::open_by(url.clone(), NOW, every).await.unwrap();
+    let (one, two) = (open(MINUTE * 60).await, open(MINUTE * 60).await);
+    let mut cursor = 0;
+    while let Ok(next) = tokio::time::timeout(Duration::from_secs(2), two.woken(cursor)).await {
+        cursor = next.unwrap();
+    }
+    let (woken, sent) = tokio::join!(tokio::time::timeout(MINUTE, two.woken(cursor)), one.wake());
+    sent.unwrap();
+    assert_ne!(woken.expect("it is woken").unwrap(), cursor);
+}
+
+/// A wake-up that nobody published, or that got lost.
+#[tokio::test]
+async fn who_waits_looks_by_itself_now_and_then() {
+    let shared = RedisShared::open(url()).await.unwrap();
+    let mut cursor = shared.woken(0).await.unwrap();
+    for _ in 0..3 {
+        let next = tokio::time::timeout(MINUTE, shared.woken(cursor)).await.unwrap().unwrap();
+        assert_ne!(next, cursor);
+        cursor = next;
+    }
+}
+
+#[tokio::test]
+async fn the_time_is_the_servers_and_a_lease_goes_by_itself() {
+    let shared = RedisShared::open(url()).await.unwrap();
+    let life = Duration::from_millis(200);
+    let Acquired::Yes(lease) = shared.acquire("wx1", "me", life).await.unwrap() else {
+        panic!("it is free")
+    };
+    let renewed = shared.renew(&lease, life).await.unwrap().unwrap();
+    assert!(renewed.until >= lease.until);
+    while Shared::now(&shared).await.unwrap() < renewed.until {
+        assert_eq!(
+            shared.acquire("wx1", "you", life).await.unwrap(),
+            Acquired::HeldUntil(renewed.until)
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(shared.renew(&renewed, life).await.unwrap(), None);
+    assert!(matches!(shared.acquire("wx1", "you", life).await.unwrap(), Acquired::Yes(_)));
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_all_and_cuts_connections_is_used_again() {
+    let shared = RedisShared::open(url()).await.unwrap();
+    let held = shared.acquire("wx1", "me", MINUTE).await.unwrap();
+    assert!(matches!(held, Acquired::Yes(_)));
+    let beside = RedisShared::open(url()).await.unwrap();
+    let kill = async |kind: &str| {
+        let done = beside.on(async |connection| {
+            let mut kill = ::redis::cmd("CLIENT");
+            kill.arg("KILL").arg("TYPE").arg(kind).arg("SKIPME").arg("yes");
+            kill.query_async::<i64>(connection).await
+        });
+        done.await.unwrap();
+        let done = beside.on(async |connection| {
+            ::redis::cmd("SCRIPT").arg("FLUSH").query_async::<String>(connection).await
+        });
+        done.await.unwrap();
+    };
+    kill("normal").await;
+    // The call that finds the connection broken says so; the next one makes another.
+    drop(shared.acquire("wx2", "me", MINUTE).await);
+    assert!(matches!(shared.acquire("wx3", "me", MINUTE).await.unwrap(), Acquired::Yes(_)));
+}
+
+#[test]
+fn urls_are_of_three_kinds_and_show_no_password() {
+    for (url, shown, open) in [
+        ("redis://me:s3cret@127.0.0.1:6379/2", "redis://127.0.0.1:6379/2", false),
+        ("redis://me:s3cret@r.example.com:6379/", "redis://r.example.com:6379/", true),
+        ("rediss://me:s3cret@r.example.com/", "rediss://r.example.com/", false),
+        (
+            "redis+sentinel://me:s3cret@a:26379,b:26379/main/1?sentinel_password=s3cret",
+            "redis+sentinel://a:26379,b:26379/main/1",
+            true,
+        ),
+        ("rediss+cluster://:s3cret@a:1,b:2?prefix=x", "rediss+cluster://a:1,b:2/", false),
+    ] {
+        let parsed = RedisUrl::parse(url, None).unwrap();
+        assert_eq!((parsed.to_string().as_str(), parsed.is_open()), (shown, open));
+        assert!(!format!("{parsed:?}").contains("s3cret"));
+    }
+    for wrong in [
+        "http://h",
+        "redis:h",
+        "redis://a,b/",
+        "redis+sentinel://a/",
+        "redis+cluster://a/1",
+        "redis+other://a/",
+        "redis://h/x?prefix=a&other=s3cret",
+        "redis://me:s3cret@h:port/",
+    ] {
+        let refused = RedisUrl::parse(wrong, None).unwrap_err().to_string();
+        assert!(!refused.contains("s3cret"), "{wrong}: {refused}");
+    }
+}

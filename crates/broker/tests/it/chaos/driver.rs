@@ -1,0 +1,459 @@
+//! The world: replicas, WeChat, the store, the time, and what happens to them by the dice.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use broker::{
+    Broker, Parts, Proof,
+    app::Issuer,
+    audit::Actor,
+    key::{ClientKey, Rights},
+    store::MemoryStore,
+};
+use clock::{Clock, Timestamp};
+use sim::{AppSpec, Fault, FaultKind, Sim, Switches, UserSpec, Wire, wire};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wechat::AuthCode;
+
+use super::{
+    judge::{Judge, Refused, Seen},
+    link::Link,
+};
+use crate::{
+    day::Dice,
+    harness::{START, new_app, sealer, secret_of},
+};
+
+/// The apps, and how their tokens are minted.
+pub(super) const APPS: [(&str, Issuer); 3] = [
+    ("wx00000000000000aa", Issuer::Stable),
+    ("wx00000000000000ab", Issuer::Stable),
+    ("wx00000000000000ba", Issuer::Classic),
+];
+/// Tokens live for so long here, so that they rotate often.
+pub(super) const LIFE: Duration = Duration::from_secs(600);
+/// The time moves on by so much, for everybody.
+const STEP: Duration = Duration::from_millis(100);
+/// So long things happen.
+const TROUBLE: Duration = Duration::from_secs(30 * 60);
+/// So long nothing happens any more.
+const PEACE: Duration = Duration::from_secs(4 * 60);
+
+pub(super) struct Chaos {
+    seed: u64,
+    dice: Dice,
+    clock: Clock,
+    sim: Sim,
+    wechat: Runtime,
+    nodes: Vec<Node>,
+    judge: Judge,
+    shared: Arc<Mutex<(Vec<Seen>, Vec<Refused>)>>,
+    codes: u64,
+    story: Vec<String>,
+}
+
+/// One replica.
+struct Node {
+    ip: IpAddr,
+    link: Link,
+    wire: Wire,
+    /// How far its clock is from the store's, in seconds.
+    wrong: i64,
+    state: State,
+    /// When each of its two ways is mended.
+    link_cut_until: Option<Timestamp>,
+    wire_cut_until: Option<Timestamp>,
+}
+
+enum State {
+    Up(Running),
+    /// As by SIGSTOP: until when, and for how long so far.
+    Stopped(Running, Timestamp, Duration),
+    Down(Timestamp),
+}
+
+struct Running {
+    runtime: Runtime,
+    broker: Broker,
+    key: Arc<ClientKey>,
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
+/// Lets the time of a runtime go on; its timers fire when their time has come.
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+impl Chaos {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let clock = Clock::by_hand(START);
+        let sim = Sim::new(sim::Options {
+            switches: Switches { token_lifetime_secs: LIFE.as_secs(), ..Switches::default() },
+            ..sim::Options::new(clock.clone(), seed)
+        });
+        let store = MemoryStore::new(clock.clone());
+        let wechat = runtime();
+        let mut nodes = Vec::new();
+        for number in 0..3 + dice.roll(3) {
+            let ip = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1 + u8::try_from(number).unwrap()));
+            let (wire, end) = wire(ip);
+            let _entered = wechat.enter();
+            TaskTracker::new().spawn(end.serve(sim.clone()));
+            let wrong = [0, 0, 600, -600][dice.roll(4) as usize];
+            nodes.push(Node {
+                ip,
+                link: Link::to(&store),
+                wire,
+                wrong,
+                state: State::Down(START),
+                link_cut_until: None,
+                wire_cut_until: None,
+            });
+        }
+        for (appid, _) in APPS {
+            sim.add_app(AppSpec::new(appid, secret_of(appid)));
+        }
+        let shared = Arc::default();
+        let judge = Judge::new(seed);
+        let story = Vec::new();
+        let mut chaos =
+            Self { seed, dice, clock, sim, wechat, nodes, judge, shared, codes: 0, story };
+        chaos.start(0);
+        chaos.register();
+        chaos
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn tell(&mut self, what: &str) {
+        let at = self.now().since(START).as_secs_f64();
+        self.story.push(format!("{at:.1} {what}"));
+    }
+
+    /// All that happened, in words.
+    pub(super) fn story(self) -> String {
+        let calls = self.sim.calls().log;
+        let calls = calls.iter().map(|call| {
+            let ip = call.client_ip.map(|ip| ip.to_string()).unwrap_or_default();
+            format!("{} {} {ip} {} {:?}", call.seq, call.sent_at, call.path, call.errcode)
+        });
+        self.story.into_iter().chain(calls).collect::<Vec<_>>().join("\n")
+    }
+
+    fn register(&mut self) {
+        let State::Up(Running { runtime, broker, .. }) = &self.nodes[0].state else {
+            panic!("the first one is up")
+        };
+        runtime.block_on(async {
+            for (appid, issuer) in APPS {
+                broker.add_app(new_app(appid, issuer), &Actor::System).await.unwrap();
+            }
+        });
+    }
+
+    /// Starts a replica, unless it cannot reach the store.
+    fn start(&mut self, at: usize) {
+        let (now, node) = (self.clock.now(), &mut self.nodes[at]);
+        let runtime = runtime();
+        let config = wechat::Config {
+            hosts: vec!["http://api.test".parse().unwrap()],
+            pages: "http://open.test".parse().unwrap(),
+            ..wechat::Config::default()
+        };
+        let (link, wire, wrong) = (node.link.clone(), node.wire.clone(), node.wrong);
+        let opened = runtime.block_on(async {
+            let broker = Broker::open(Parts {
+                store: Arc::new(link.clone()),
+                shared: Arc::new(link),
+                wechat: wechat::Client::with_connector(config, wire).unwrap(),
+                clock: Clock::following_timers(now.offset_millis(wrong * 1000)),
+                sealer: sealer(),
+                tasks: TaskTracker::new(),
+                bounds: broker::Bounds::default(),
+            })
+            .await
+            .ok()?;
+            let new = broker.add_key("services", Rights::all(), None, &Actor::System).await.ok()?;
+            let key = broker.authenticate(new.expose()).ok()?;
+            let running = broker.clone();
+            TaskTracker::new().spawn(async move { running.run(CancellationToken::new()).await });
+            Some((broker, key))
+        });
+        node.state = match opened {
+            Some((broker, key)) => State::Up(Running { runtime, broker, key }),
+            None => State::Down(now + Duration::from_secs(5)),
+        };
+        let up = matches!(node.state, State::Up(_));
+        self.tell(&format!("start {at}: {up}"));
+        if up {
+            self.let_services_read(at);
+        }
+    }
+
+    /// Services read tokens of a replica, and report those that do not work.
+    fn let_services_read(&mut self, at: usize) {
+        let node = &self.nodes[at];
+        let State::Up(Running { runtime, broker, key }) = &node.state else { return };
+        let _entered = runtime.enter();
+        for (app, (appid, _)) in APPS.iter().enumerate() {
+            let (broker, key, sim) = (broker.clone(), Arc::clone(key), self.sim.clone());
+            let (clock, seen) = (self.clock.clone(), Arc::clone(&self.shared));
+            let mut dice = Dice::new(self.seed * 1_000 + (at * 10 + app) as u64);
+            TaskTracker::new().spawn(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(500 + dice.roll(3_000))).await;
+                    let Some(entry) = broker.app(appid) else { continue };
+                    let asked = clock.now();
+                    let read = broker.token(&entry, Some(&key), Duration::ZERO).await;
+                    let view = match read {
+                        Ok(view) => view,
+                        Err(err) => {
+                            let refused =
+                                Refused { node: at, appid, at: clock.now(), why: err.to_string() };
+                            seen.lock().unwrap().1.push(refused);
+                            continue;
+                        }
+                    };
+                    let state = sim.token_state(appid, view.token.expose());
+                    seen.lock().unwrap().0.push(Seen {
+                        node: at,
+                        appid,
+                        asked,
+                        at: clock.now(),
+                        state,
+                        view: view.clone(),
+                    });
+                    if state != sim::TokenState::Live {
+                        drop(broker.report(&entry, Some(&key), &view.token, 40001).await);
+                    }
+                }
+            });
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        let end = START + TROUBLE;
+        while self.now() < end {
+            if self.now().as_millis() % 1_000 == 0 {
+                self.happen();
+            }
+            self.step();
+        }
+        self.make_peace();
+        while self.now() < end + PEACE {
+            self.step();
+        }
+        self.judge();
+    }
+
+    /// Lets the time go on by a step, for everybody.
+    fn step(&mut self) {
+        self.clock.advance(STEP);
+        let now = self.clock.now();
+        self.wechat.block_on(pass(STEP));
+        for at in 0..self.nodes.len() {
+            let node = &mut self.nodes[at];
+            if node.link_cut_until.is_some_and(|until| until <= now) {
+                node.link_cut_until = None;
+                node.link.cut(false);
+            }
+            if node.wire_cut_until.is_some_and(|until| until <= now) {
+                node.wire_cut_until = None;
+                node.wire.cut(false);
+            }
+            match &mut node.state {
+                State::Up(running) => running.runtime.block_on(pass(STEP)),
+                State::Stopped(_, until, so_far) => {
+                    *so_far += STEP;
+                    if *until <= now {
+                        self.go_on(at);
+                    }
+                }
+                State::Down(until) => {
+                    if *until <= now {
+                        self.start(at);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A replica that was stopped finds that time has passed.
+    fn go_on(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let down = State::Down(self.clock.now());
+        let State::Stopped(running, _, so_far) = std::mem::replace(&mut node.state, down) else {
+            return;
+        };
+        running.runtime.block_on(async { tokio::time::advance(so_far).await });
+        node.state = State::Up(running);
+        self.tell(&format!("go on {at}"));
+    }
+
+    /// What happens in a second.
+    fn happen(&mut self) {
+        let now = self.now();
+        for at in 0..self.nodes.len() {
+            let roll = self.dice.roll(1_000);
+            let mut secs = |most: u64| Duration::from_secs(1 + self.dice.roll(most));
+            let node = &mut self.nodes[at];
+            let what = match roll {
+                0..2 => {
+                    let until = now + secs(90);
+                    let until = node.link_cut_until.map_or(until, |other| other.max(until));
+                    node.link.cut(true);
+                    node.link_cut_until = Some(until);
+                    self.judge.alone(node.ip, now, until);
+                    "store cut"
+                }
+                2..5 => {
+                    let until = now + secs(60);
+                    let until = node.wire_cut_until.map_or(until, |other| other.max(until));
+                    node.wire.cut(true);
+                    node.wire_cut_until = Some(until);
+                    self.judge.cut_off(node.ip, now, until);
+                    "WeChat cut"
+                }
+                5..6 => {
+                    let until = now + secs(100);
+                    let down = State::Down(until);
+                    match std::mem::replace(&mut node.state, down) {
+                        State::Up(running) => {
+                            node.state = State::Stopped(running, until, Duration::ZERO);
+                            self.judge.stopped(node.ip, now, until);
+                        }
+                        other => node.state = other,
+                    }
+                    "stopped"
+                }
+                6..8 => {
+                    let until = now + secs(30);
+                    if let State::Up(_) = node.state {
+                        // Its runtime goes with all of its tasks, as by SIGKILL.
+                        node.state = State::Down(until);
+                        self.judge.killed(node.ip, now);
+                    }
+                    "killed"
+                }
+                8..14 => {
+                    node.link.slow(1 + self.dice.roll(800));
+                    "slow"
+                }
+                _ => continue,
+            };
+            self.tell(&format!("{what} {at}"));
+        }
+        match self.dice.roll(120) {
+            0 => self.set_fault(),
+            1 => {
+                let (appid, issuer) = APPS[self.dice.roll(3) as usize];
+                let issuer = match issuer {
+                    Issuer::Stable => sim::Issuer::Stable,
+                    Issuer::Classic => sim::Issuer::Classic,
+                };
+                let kill = self.dice.roll(2) == 0;
+                self.sim.foreign_refresh(appid, issuer, kill).unwrap();
+                self.tell(&format!("foreign refresh of {appid}, {kill}"));
+            }
+            2..22 => self.log_in(),
+            _ => {}
+        }
+    }
+
+    fn set_fault(&mut self) {
+        let kinds = [
+            FaultKind::Errcode { code: -1, ip: None, message: None },
+            FaultKind::Errcode { code: 45011, ip: None, message: None },
+            FaultKind::LatencyBefore { millis: 5_000 },
+            FaultKind::LatencyAfter { millis: 5_000 },
+            FaultKind::ResetBefore {},
+            FaultKind::ResetAfter {},
+            FaultKind::BadGateway { processed: false },
+            FaultKind::BadGateway { processed: true },
+            FaultKind::TruncatedBody {},
+            FaultKind::EmptyBody {},
+        ];
+        let kind = kinds[self.dice.roll(kinds.len() as u64) as usize].clone();
+        self.tell(&format!("{kind:?}"));
+        self.sim.set_fault(Fault::new(kind).times(1 + self.dice.roll(5)));
+    }
+
+    /// A user comes back with a code, and two replicas are asked to exchange it.
+    fn log_in(&mut self) {
+        self.codes += 1;
+        let (appid, _) = APPS[self.dice.roll(3) as usize];
+        let openid = format!("oUser{:023}", self.dice.roll(20));
+        self.sim.add_user(UserSpec::new(appid, &openid)).unwrap();
+        let code = self.sim.issue_code(appid, &openid, sim::Scope::Base, false).unwrap();
+        for _ in 0..2 {
+            let at = self.dice.roll(self.nodes.len() as u64) as usize;
+            let State::Up(Running { runtime, broker, key }) = &self.nodes[at].state else {
+                continue;
+            };
+            let _entered = runtime.enter();
+            let (broker, key, code) =
+                (broker.clone(), Arc::clone(key), AuthCode::new(code.as_str()));
+            TaskTracker::new().spawn(async move {
+                let Some(entry) = broker.app(appid) else { return };
+                let proof = Proof::Binding("browser");
+                drop(broker.exchange(&entry, &key, &code, proof, None).await);
+            });
+        }
+    }
+
+    /// Mends everything.
+    fn make_peace(&mut self) {
+        self.tell("peace");
+        self.sim.clear_faults();
+        let now = self.now();
+        self.judge.peace(now);
+        for at in 0..self.nodes.len() {
+            let node = &mut self.nodes[at];
+            node.link.cut(false);
+            node.link.slow(2);
+            node.wire.cut(false);
+            (node.link_cut_until, node.wire_cut_until) = (None, None);
+            match &mut node.state {
+                State::Stopped(..) => self.go_on(at),
+                State::Down(until) => *until = now,
+                State::Up(_) => {}
+            }
+        }
+    }
+
+    fn judge(&mut self) {
+        let (seen, refused) = std::mem::take(&mut *self.shared.lock().unwrap());
+        let ip_of: Vec<_> = self.nodes.iter().map(|node| node.ip).collect();
+        self.judge.look(&self.sim, &seen, &ip_of);
+        // All is well again, without a restart of anything.
+        let peace = START + TROUBLE + PEACE - Duration::from_secs(60);
+        for at in 0..self.nodes.len() {
+            for (appid, _) in APPS {
+                let late = seen.iter().filter(|it| it.at > peace && it.node == at);
+                let fine = late.clone().filter(|it| it.appid == appid);
+                assert!(
+                    // What somebody outside did may show as late as this.
+                    fine.clone().rev().take(4).any(|it| it.state == sim::TokenState::Live),
+                    "replica {at} does not serve {appid} again: {:?}, {:?} (seed {})",
+                    fine.map(|it| (it.at, it.state)).collect::<Vec<_>>(),
+                    refused
+                        .iter()
+                        .filter(|it| it.at > peace && (it.node, it.appid) == (at, appid))
+                        .map(|it| (it.at, it.why.as_str()))
+                        .collect::<Vec<_>>(),
+                    self.seed
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The store as one replica sees it: behind a link that takes time, and that can be cut.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use broker::{
+    audit::AuditEntry,
+    credential::{CredentialId, Trouble},
+    ledger::{Budget, LedgerRow, Spending},
+    seal::Sealed,
+    store::{
+        Acquired, AppRow, Changes, Claim, CredentialRow, GrantId, GrantRow, Kept, KeyRow, Lease,
+        Logins, MemoryStore, PassKeyRow, Place, ProfileRow, SessionRow, Shared, Store, StoreError,
+        StoreResult,
+    },
+};
+use clock::Timestamp;
+use wechat::{AppId, OpenId, UnionId};
+
+/// After so long a call is given up.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The way to the store. Cloning gives another handle to the same.
+#[derive(Clone)]
+pub(super) struct Link {
+    store: MemoryStore,
+    state: Arc<State>,
+}
+
+struct State {
+    cut: AtomicBool,
+    /// So long a call takes each way, in milliseconds.
+    slowness: AtomicU64,
+}
+
+impl Link {
+    pub(super) fn to(store: &MemoryStore) -> Self {
+        let state = State { cut: AtomicBool::new(false), slowness: AtomicU64::new(2) };
+        Self { store: store.clone(), state: Arc::new(state) }
+    }
+
+    /// Cuts the link, or mends it. What is on its way when it is cut may have been done.
+    pub(super) fn cut(&self, cut: bool) {
+        self.state.cut.store(cut, Ordering::Release);
+    }
+
+    pub(super) fn slow(&self, millis: u64) {
+        self.state.slowness.store(millis, Ordering::Release);
+    }
+
+    async fn way(&self) -> StoreResult<()> {
+        let slowness = Duration::from_millis(self.state.slowness.load(Ordering::Acquire));
+        tokio::time::sleep(slowness).await;
+        if self.state.cut.load(Ordering::Acquire) {
+            tokio::time::sleep(PATIENCE).await;
+            return Err(StoreError::Unavailable("the link is cut".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn over<T>(&self, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+        self.way().await?;
+        let answer = call.await;
+        self.way().await?;
+        answer
+    }
+}
+
+/// Implements a trait by passing each call on.
+macro_rules! passed_on {
+    ($trait:ident { $(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)+ }) => {
+        #[async_trait]
+        impl $trait for Link {
+            $(async fn $name(&self, $($arg: $type),*) -> StoreResult<$answer> {
+                self.over($trait::$name(&self.store, $($arg),*)).await
+            })+
+        }
+    };
+}
+
+passed_on! { Store {
+    fn now() -> Timestamp;
+    fn changes(after: u64) -> Changes;
+    fn list_apps() -> Vec<AppRow>;
+    fn find_app(app: &AppId) -> Option<AppRow>;
+    fn put_app(row: &AppRow, audit: &AuditEntry) -> bool;
+    fn remove_app(app: &AppId, audit: &AuditEntry) -> bool;
+    fn list_keys() -> Vec<KeyRow>;
+    fn add_key(row: &KeyRow, audit: &AuditEntry) -> bool;
+    fn revoke_key(id: &str, audit: &AuditEntry) -> bool;
+    fn list_credentials() -> Vec<CredentialRow>;
+    fn find_credential(id: &CredentialId) -> Option<CredentialRow>;
+    fn put_credential(row: &CredentialRow, over: u64) -> bool;
+    fn set_expiry(id: &CredentialId, generation: u64, expires_at: Timestamp, refresh_at: Timestamp) -> bool;
+    fn mark_dead(id: &CredentialId, generation: u64) -> bool;
+    fn set_used(id: &CredentialId, at: Timestamp) -> ();
+    fn drop_unused(id: &CredentialId, unused_since: Timestamp) -> bool;
+    fn find_generation(id: &CredentialId, hash: &[u8; 32]) -> Option<u64>;
+    fn list_troubles() -> Vec<(CredentialId, Trouble)>;
+    fn find_trouble(id: &CredentialId) -> Option<Trouble>;
+    fn set_trouble(id: &CredentialId, revision: u64, trouble: Option<&Trouble>) -> bool;
+    fn spend(app: &AppId, api: &str, budget: &Budget) -> Spending;
+    fn ledger(app: &AppId) -> Vec<LedgerRow>;
+    fn own_secret(name: &str, fresh: &Sealed) -> Sealed;
+    fn pass_keys() -> Vec<PassKeyRow>;
+    fn add_pass_key(row: &PassKeyRow, last: Option<&str>, forget_before: Timestamp) -> bool;
+    fn sealing_keys() -> Vec<String>;
+    fn sealed_otherwise(key: &str, limit: usize) -> Vec<(Place, Sealed)>;
+    fn reseal(place: &Place, old: &Sealed, new: &Sealed) -> bool;
+    fn add_audit(entry: &AuditEntry) -> ();
+    fn list_audit(before: Option<u64>, limit: usize) -> Vec<(u64, AuditEntry)>;
+} }
+
+passed_on! { Logins {
+    fn claim_code(claim: &Claim) -> Option<Claim>;
+    fn find_claim(app: &AppId, code: &[u8; 32]) -> Option<Claim>;
+    fn give_up_claim(app: &AppId, code: &[u8; 32], owner: &str) -> bool;
+    fn settle_claim(app: &AppId, code: &[u8; 32], owner: &str, outcome: &Sealed, kept: &Kept) -> bool;
+    fn grants(app: &AppId, openid: &OpenId) -> Vec<GrantRow>;
+    fn list_grants(app: &AppId, after: Option<&OpenId>, limit: usize) -> Vec<GrantRow>;
+    fn put_tokens(row: &GrantRow, over: &str) -> bool;
+    fn put_profile(id: &GrantId, profile: &ProfileRow, unionid: Option<&UnionId>) -> bool;
+    fn unionid(app: &AppId, openid: &OpenId) -> Option<UnionId>;
+    fn find_session(app: &AppId, id: &[u8; 32]) -> Option<SessionRow>;
+    fn forget_user(app: &AppId, openid: &OpenId, audit: &AuditEntry) -> bool;
+    fn forget_past_logins(limit: usize) -> usize;
+} }
+
+passed_on! { Shared {
+    fn now() -> Timestamp;
+    fn acquire(name: &str, owner: &str, ttl: Duration) -> Acquired;
+    fn renew(lease: &Lease, ttl: Duration) -> Option<Lease>;
+    fn release(lease: &Lease) -> ();
+    fn wake() -> ();
+    fn woken(cursor: u64) -> u64;
+} }
