@@ -1,4 +1,5 @@
-//! PostgreSQL and Redis for tests: private servers on free ports, in a folder that goes with them.
+//! PostgreSQL and Redis for tests, a Sentinel and a cluster too: private servers on free ports, in a
+//! folder that goes with them.
 
 use std::{
     fs,
@@ -19,33 +20,97 @@ use crate::{
 const POSTGRES: &str = "XINFU_TEST_POSTGRES";
 /// Where the tests look for Redis: a URL.
 const REDIS: &str = "XINFU_TEST_REDIS";
+/// Where they look for the same Redis by TLS, for a Sentinel that knows it as `main`, for a cluster.
+const REDIS_BY_TLS: &str = "XINFU_TEST_REDIS_TLS";
+const SENTINEL: &str = "XINFU_TEST_REDIS_SENTINEL";
+const CLUSTER: &str = "XINFU_TEST_REDIS_CLUSTER";
+/// The file of the authority that has signed the certificates of both, for `localhost`.
+const CA: &str = "XINFU_TEST_CA";
 
-/// Both servers, until they are dropped.
+/// The servers, until they are dropped.
 pub(crate) struct Servers {
-    postgres: String,
-    redis: String,
-    _daemons: [Daemon; 2],
+    variables: Vec<(&'static str, String)>,
+    _daemons: Vec<Daemon>,
     // Last, so that the servers have ended when their folder goes.
     _folder: Folder,
 }
 
 impl Servers {
-    /// Starts both. What is missing is installed, where that is possible.
+    /// Starts all. What is missing is installed, where that is possible.
     pub(crate) fn start(root: &Path) -> Result<Self> {
-        tools::install(root, &[("redis-server", "redis-server")])?;
+        tools::install(root, &[("redis-server", "redis-server"), ("openssl", "openssl")])?;
         if bin_of_postgres().is_none() {
             tools::install(root, &[("postgres", "postgresql")])?;
         }
         let folder = Folder::new()?;
-        let (postgres, postgres_daemon) = start_postgres(&folder)?;
-        let (redis, redis_daemon) = start_redis(&folder)?;
-        Ok(Self { postgres, redis, _daemons: [postgres_daemon, redis_daemon], _folder: folder })
+        let tls = Certificates::new(&folder)?;
+        let (postgres, postgres_daemon) = start_postgres(&folder, &tls)?;
+        let redis = Redis::start("redis", &folder, &[], Some(&tls))?;
+        let cluster = Redis::start("cluster", &folder, &["--cluster-enabled", "yes"], None)?;
+        let all_slots = ["cluster", "addslotsrange", "0", "16383"];
+        Call::new("redis-cli", folder.path(), ["-p", &cluster.port].iter().chain(&all_slots))
+            .run()?;
+        let monitor = format!("sentinel monitor main 127.0.0.1 {} 1\n", redis.port);
+        let settings = folder.write("sentinel.conf", &monitor)?.display().to_string();
+        let sentinel = Redis::start("sentinel", &folder, &[&settings, "--sentinel"], None)?;
+        let variables = vec![
+            (POSTGRES, postgres),
+            (REDIS, format!("redis://127.0.0.1:{}/0", redis.port)),
+            (REDIS_BY_TLS, format!("rediss://localhost:{}/0", redis.tls_port.unwrap_or_default())),
+            (SENTINEL, format!("redis+sentinel://127.0.0.1:{}/main/0", sentinel.port)),
+            (CLUSTER, format!("redis+cluster://127.0.0.1:{}", cluster.port)),
+            (CA, tls.ca),
+        ];
+        let daemons = vec![postgres_daemon, redis.daemon, cluster.daemon, sentinel.daemon];
+        Ok(Self { variables, _daemons: daemons, _folder: folder })
     }
 
     /// Tells a call where they are.
     #[must_use]
     pub(crate) fn lent_to(&self, call: Call) -> Call {
-        call.env(POSTGRES, &self.postgres).env(REDIS, &self.redis)
+        self.variables.iter().fold(call, |call, (name, value)| call.env(name, value))
+    }
+}
+
+/// An authority, and a certificate of it for this machine; the paths of their files.
+struct Certificates {
+    ca: String,
+    cert: String,
+    key: String,
+}
+
+impl Certificates {
+    fn new(folder: &Folder) -> Result<Self> {
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (ca, ca_key) = (path("ca.pem"), path("ca.key"));
+        let (cert, key) = (path("cert.pem"), path("cert.key"));
+        let make = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
+        let make = |args: &[&str]| {
+            Call::new(
+                "openssl",
+                folder.path(),
+                make.iter().chain(&["-nodes", "-days", "2"]).chain(args),
+            )
+            .stdout()
+        };
+        make(&["-subj", "/CN=xinfu tests", "-keyout", &ca_key, "-out", &ca])?;
+        make(&[
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
+        ])?;
+        Ok(Self { ca, cert, key })
     }
 }
 
@@ -60,7 +125,7 @@ fn bin_of_postgres() -> Option<PathBuf> {
     Some(newest?.join("bin"))
 }
 
-fn start_postgres(folder: &Folder) -> Result<(String, Daemon)> {
+fn start_postgres(folder: &Folder, tls: &Certificates) -> Result<(String, Daemon)> {
     let bin = bin_of_postgres().context("PostgreSQL is not in /usr/lib/postgresql")?;
     let program = |name: &str| bin.join(name).display().to_string();
     let data = folder.path().join("postgres");
@@ -69,8 +134,13 @@ fn start_postgres(folder: &Folder) -> Result<(String, Daemon)> {
     let id = |flag: &str, of: &str| -> Result<u32> {
         Ok(Call::new("id", Path::new("/"), [flag, of]).stdout()?.trim().parse()?)
     };
+    // It wants the key to be its own.
+    let key = folder.path().join("postgres.key");
+    fs::copy(&tls.key, &key)?;
     let as_postgres: &[&str] = if Call::new("id", Path::new("/"), ["-u"]).stdout()?.trim() == "0" {
-        chown(&data, Some(id("-u", "postgres")?), Some(id("-g", "postgres")?))?;
+        for path in [&data, &key] {
+            chown(path, Some(id("-u", "postgres")?), Some(id("-g", "postgres")?))?;
+        }
         &["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     } else {
         &[]
@@ -88,7 +158,12 @@ fn start_postgres(folder: &Folder) -> Result<(String, Daemon)> {
     );
     Call::new(&init[0], folder.path(), &init[1..]).stdout()?;
     let port = free_port()?.to_string();
+    let (cert, key) =
+        (format!("ssl_cert_file={}", tls.cert), format!("ssl_key_file={}", key.display()));
     let settings = [
+        "ssl=on",
+        &cert,
+        &key,
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "fsync=off",
@@ -110,25 +185,41 @@ fn start_postgres(folder: &Folder) -> Result<(String, Daemon)> {
     Ok((format!("postgres://xinfu@127.0.0.1:{port}/postgres"), daemon))
 }
 
-fn start_redis(folder: &Folder) -> Result<(String, Daemon)> {
-    let port = free_port()?.to_string();
-    let line = [
-        "redis-server",
-        "--port",
-        &port,
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ];
-    let mut daemon = Daemon::start("redis", None, folder.path(), &line, &[])?;
-    daemon.until("answer", |_| {
-        let call = Call::new("redis-cli", folder.path(), ["-p", &port, "ping"]);
-        Ok(call.works().then_some(()))
-    })?;
-    Ok((format!("redis://127.0.0.1:{port}/0"), daemon))
+/// A server of the family.
+struct Redis {
+    port: String,
+    tls_port: Option<String>,
+    daemon: Daemon,
+}
+
+impl Redis {
+    fn start(
+        name: &'static str,
+        folder: &Folder,
+        settings: &[&str],
+        tls: Option<&Certificates>,
+    ) -> Result<Self> {
+        let (port, tls_port) = (free_port()?.to_string(), free_port()?.to_string());
+        let nodes = format!("{name}-nodes.conf");
+        let mut line = vec!["redis-server"];
+        line.extend(settings.iter().take_while(|setting| !setting.starts_with("--")));
+        line.extend(["--port", &port, "--bind", "127.0.0.1"]);
+        line.extend(settings.iter().skip_while(|setting| !setting.starts_with("--")));
+        if !settings.contains(&"--sentinel") {
+            line.extend(["--save", "", "--appendonly", "no", "--cluster-config-file", &nodes]);
+        }
+        if let Some(tls) = tls {
+            line.extend(["--tls-port", &tls_port, "--tls-auth-clients", "no"]);
+            line.extend(["--tls-cert-file", &tls.cert, "--tls-key-file", &tls.key]);
+            line.extend(["--tls-ca-cert-file", &tls.ca]);
+        }
+        let mut daemon = Daemon::start(name, None, folder.path(), &line, &[])?;
+        daemon.until("answer", |_| {
+            let call = Call::new("redis-cli", folder.path(), ["-p", &port, "ping"]);
+            Ok(call.works().then_some(()))
+        })?;
+        Ok(Self { port, tls_port: tls.map(|_| tls_port), daemon })
+    }
 }
 
 /// A port that nobody has at this moment.

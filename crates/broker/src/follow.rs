@@ -35,7 +35,8 @@ impl Broker {
                     cursor = woken?;
                 }
                 self.sync_time().await?;
-                self.follow().await
+                // A store that was away may have come back without its last changes.
+                if reachable { self.follow().await } else { self.reload_all().await }
             };
             match followed.await {
                 Ok(()) if !reachable => {

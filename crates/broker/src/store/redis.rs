@@ -111,13 +111,13 @@ impl From<RedisError> for StoreError {
 }
 
 impl RedisShared {
-    /// Opens what `url` names, and asks it for the time.
-    pub async fn open(url: RedisUrl) -> StoreResult<Self> {
-        Self::open_by(url, NOW, LOOK_EVERY).await
+    /// What `url` names, which is reached when it is needed: a server starts also while Redis is away.
+    pub fn new(url: RedisUrl) -> Self {
+        Self::by(url, NOW, LOOK_EVERY)
     }
 
-    /// Opens it with another way to tell the time; who waits looks every `look_every`.
-    async fn open_by(url: RedisUrl, now: &str, look_every: Duration) -> StoreResult<Self> {
+    /// The same with another way to tell the time; who waits looks every `look_every`.
+    fn by(url: RedisUrl, now: &str, look_every: Duration) -> Self {
         let inner = Inner {
             url,
             connection: tokio::sync::Mutex::default(),
@@ -126,9 +126,7 @@ impl RedisShared {
             wakes: Arc::new(watch::Sender::new(1)),
             listener: OnceLock::new(),
         };
-        let shared = Self { inner: Arc::new(inner) };
-        shared.time().await?;
-        Ok(shared)
+        Self { inner: Arc::new(inner) }
     }
 
     /// Does something with the connection. One that fails, or that leads to a server that is no
@@ -275,6 +273,9 @@ impl Shared for RedisShared {
                 return Ok(count);
             }
             if tokio::time::timeout(self.inner.look_every, wakes.changed()).await.is_err() {
+                // A connection that broke while it was idle is found here, and made anew before
+                // anybody needs a lease.
+                drop(self.time().await);
                 self.inner.wakes.send_modify(|count| *count += 1);
             }
         }

@@ -10,6 +10,26 @@ pub(super) fn redis() -> String {
     named_by("XINFU_TEST_REDIS")
 }
 
+/// The URL of the same Redis by TLS.
+pub(super) fn redis_by_tls() -> String {
+    named_by("XINFU_TEST_REDIS_TLS")
+}
+
+/// The URL of the same Redis by way of a Sentinel.
+pub(super) fn redis_by_sentinel() -> String {
+    named_by("XINFU_TEST_REDIS_SENTINEL")
+}
+
+/// The URL of a cluster of Redis.
+pub(super) fn redis_cluster() -> String {
+    named_by("XINFU_TEST_REDIS_CLUSTER")
+}
+
+/// The authority that has signed the certificates of the servers, which are for `localhost`.
+pub(super) fn authority() -> Vec<u8> {
+    std::fs::read(named_by("XINFU_TEST_CA")).unwrap()
+}
+
 #[expect(clippy::disallowed_methods, reason = "who starts the servers names them so")]
 fn named_by(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {

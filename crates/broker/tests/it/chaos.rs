@@ -6,6 +6,7 @@
 //! thread drives them in turn, so that a seed tells all that happens. What must hold is read off the
 //! simulator's log of calls. To repeat one seed alone: `cargo xtask chaos --seed N`.
 
+mod crash;
 mod driver;
 mod judge;
 mod link;

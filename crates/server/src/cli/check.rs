@@ -64,24 +64,26 @@ pub(crate) fn run(place: &Place<'_>, console: &mut Console) -> Result<(), Failur
 /// The value without the passwords of a URL.
 fn redacted(value: &Value) -> Value {
     match value {
-        Value::String(text) => match (text.split_once("://"), text.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => {
-                format!("{scheme}://[redacted]@{}", without_passwords(host)).into()
-            }
-            (Some(_), None) => without_passwords(text).into(),
-            _ => value.clone(),
-        },
+        Value::String(text) => {
+            let (before, query) = text.split_once('?').unwrap_or((text, ""));
+            let Some((scheme, rest)) = before.split_once("://") else { return value.clone() };
+            let shown = match rest.rsplit_once('@') {
+                Some((_, host)) => format!("{scheme}://[redacted]@{host}"),
+                None => before.to_owned(),
+            };
+            let query = without_passwords(query);
+            if query.is_empty() { shown.into() } else { format!("{shown}?{query}").into() }
+        }
         Value::Array(values) => values.iter().map(redacted).collect::<Vec<_>>().into(),
         _ => value.clone(),
     }
 }
 
-/// A URL without the parameters of its query that are passwords.
-fn without_passwords(url: &str) -> String {
-    let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
+/// A query without the values that are passwords.
+fn without_passwords(query: &str) -> String {
     let pairs = query.split('&').map(|pair| match pair.split_once('=') {
         Some((name, _)) if name.contains("password") => format!("{name}=[redacted]"),
         _ => pair.to_owned(),
     });
-    format!("{before}?{}", pairs.collect::<Vec<_>>().join("&"))
+    pairs.collect::<Vec<_>>().join("&")
 }

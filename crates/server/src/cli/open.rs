@@ -119,11 +119,7 @@ async fn open_stores(settings: &Settings, clock: Clock) -> Result<Stores, Failur
     };
     match &settings.shared {
         SharedPlace::Store => Ok(stores),
-        SharedPlace::Redis(url) => {
-            let failure = |err| Failure::new(format!("cannot use `shared`, `{url}`: {err}"));
-            let shared = RedisShared::open(RedisUrl::clone(url)).await.map_err(failure)?;
-            Ok((stores.0, Arc::new(shared)))
-        }
+        SharedPlace::Redis(url) => Ok((stores.0, Arc::new(RedisShared::new(RedisUrl::clone(url))))),
     }
 }
 

@@ -106,7 +106,7 @@ async fn a_password_in_the_file_is_never_quoted() {
         let err = refusal(lines).await;
         assert!(!err.contains("5555"), "{err}");
     }
-    let lines = "top store = \"postgres://me:pass5555word@db/x\"\n\
+    let lines = "top store = \"postgres://me:pass5555word@db/x?password=pass@5555word\"\n\
          top shared = \"redis+sentinel://:pass5555word@a,b/main?sentinel_password=pass5555word\"\n\
          [upstream]\nproxy = \"http://me:pass5555word@proxy:3128\"";
     let folder = folder_with(lines).await;

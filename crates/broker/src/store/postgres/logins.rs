@@ -110,8 +110,9 @@ impl Write<'_> {
         match kept {
             Kept::Nothing => Ok(()),
             Kept::Grant(row, unionid) => {
-                self.learn(&row.id.app, &row.id.openid, unionid.as_ref()).await?;
-                self.put_grant(row).await
+                // The grant before the unionid, as everywhere.
+                self.put_grant(row).await?;
+                self.learn(&row.id.app, &row.id.openid, unionid.as_ref()).await
             }
             Kept::Session(row, unionid) => {
                 self.learn(&row.app, &row.openid, unionid.as_ref()).await?;
@@ -306,6 +307,9 @@ impl Logins for PostgresStore {
         audit: &AuditEntry,
     ) -> StoreResult<bool> {
         self.write(async |write| {
+            // Nobody logs in at the app until this has ended: else half of a login might stay.
+            let sql = "SELECT app FROM apps WHERE app = $1 FOR UPDATE";
+            write.optional(sql, &[&app.as_str()]).await?;
             let mut forgotten = 0;
             for table in ["grants", "unionids", "mini_sessions"] {
                 let sql = format!("DELETE FROM {table} WHERE app = $1 AND openid = $2");

@@ -11,7 +11,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
@@ -68,7 +68,7 @@ pub enum PostgresUrlError {
 impl PostgresUrl {
     /// Reads `postgres://user:password@host:port/database?sslmode=require`, as libpq understands it,
     /// several hosts and `options` included. Without `sslmode`, a host that is not this machine must
-    /// speak TLS. Whoever speaks TLS must show a certificate for its name, by the authorities in
+    /// speak TLS, and this machine need not. Whoever speaks TLS must show a certificate for its name, by the authorities in
     /// `ca_pem` or, without, the public ones: `require` is what libpq calls `verify-full`.
     pub fn parse(url: &str, ca_pem: Option<&[u8]>) -> Result<Self, PostgresUrlError> {
         let verified = ["sslmode=verify-full", "sslmode=verify-ca"]
@@ -82,8 +82,13 @@ impl PostgresUrl {
         if config.get_dbname().is_none_or(str::is_empty) {
             return Err(PostgresUrlError::Missing("database"));
         }
-        if !url.contains("sslmode=") && !config.get_hosts().iter().all(is_here) {
-            config.ssl_mode(SslMode::Require);
+        if !url.contains("sslmode=") {
+            let here = config.get_hosts().iter().all(is_here);
+            config.ssl_mode(if here { SslMode::Disable } else { SslMode::Require });
+        }
+        if config.get_hosts().len() > 1 && !url.contains("target_session_attrs=") {
+            // Of several, one is the primary.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         config
             .application_name("xinfu")

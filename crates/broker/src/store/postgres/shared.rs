@@ -89,10 +89,13 @@ async fn listen_forever(url: PostgresUrl, feed: Arc<Feed>) {
 /// Listens until the connection fails. A connection that is silent because it is dead is found by
 /// asking it now and then.
 async fn listen(url: &PostgresUrl, feed: &Feed, deaf: &mut bool) -> StoreResult<Infallible> {
-    let (client, mut connection) = url.connect().await?;
+    let late = |_| StoreError::Unavailable("it did not answer in time".to_owned());
+    let connected = tokio::time::timeout(PING_EVERY, url.connect()).await.map_err(late)?;
+    let (client, mut connection) = connected?;
     let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
     let ask = async {
-        client.batch_execute("LISTEN xinfu_changes").await?;
+        let listening = client.batch_execute("LISTEN xinfu_changes");
+        tokio::time::timeout(PING_EVERY, listening).await.map_err(late)??;
         if *deaf {
             *deaf = false;
             tracing::info!("PostgreSQL tells changes again");
@@ -101,7 +104,6 @@ async fn listen(url: &PostgresUrl, feed: &Feed, deaf: &mut bool) -> StoreResult<
         feed.bump();
         loop {
             tokio::time::sleep(PING_EVERY).await;
-            let late = |_| StoreError::Unavailable("it did not answer in time".to_owned());
             tokio::time::timeout(PING_EVERY, client.simple_query("")).await.map_err(late)??;
         }
     };

@@ -315,6 +315,30 @@ async fn writers_never_wait_in_a_circle() {
     assert!(log.latest > 0);
 }
 
+#[tokio::test]
+async fn who_speaks_tls_must_show_a_certificate_that_is_known() {
+    let database = Database::new().await;
+    let server = servers::postgres();
+    let host = server.split(['@', '/']).nth(3).unwrap().replace("127.0.0.1", "localhost");
+    let open = async |host: &str, ca: Option<&[u8]>| {
+        let url = format!("postgres://xinfu@{host}/{}?sslmode=require", database.name);
+        PostgresStore::open(&PostgresUrl::parse(&url, ca).unwrap()).await
+    };
+    let ca = servers::authority();
+    let store = open(&host, Some(&ca)).await.unwrap();
+    // Its listening connection too.
+    assert_ne!(store.woken(0).await.unwrap(), 0);
+    let by_tls = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+         WHERE datname = current_database() AND application_name = 'xinfu' AND NOT ssl";
+    let open_ones: i64 = database.client.query_one(by_tls, &[]).await.unwrap().get(0);
+    assert_eq!(open_ones, 0);
+    for (host, ca) in [(host.as_str(), None), (&host.replace("localhost", "127.0.0.1"), Some(&ca))]
+    {
+        let refused = open(host, ca.map(Vec::as_slice)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+    }
+}
+
 #[test]
 fn urls_show_no_password_and_open_ways_are_known() {
     let url = PostgresUrl::parse("postgres://me:s3cret@db.example.com:5433/x", None).unwrap();

@@ -162,7 +162,8 @@ impl RedisUrl {
 
     /// The key of a lease.
     pub(super) fn key_of(&self, lease: &str) -> String {
-        format!("{}:lease:{lease}", self.prefix)
+        // In braces, so that all are in one slot of a cluster, and go by the clock of one node.
+        format!("{{{}}}:lease:{lease}", self.prefix)
     }
 
     /// Where wake-ups are published.

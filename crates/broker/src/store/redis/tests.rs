@@ -16,9 +16,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// A URL with a prefix of its own, on the server that all tests share.
 fn url() -> RedisUrl {
+    url_at(&servers::redis(), None)
+}
+
+fn url_at(server: &str, ca_pem: Option<&[u8]>) -> RedisUrl {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    RedisUrl::parse(&format!("{}?prefix=test-{pid}-{count}", servers::redis()), None).unwrap()
+    RedisUrl::parse(&format!("{server}?prefix=test-{pid}-{count}"), ca_pem).unwrap()
 }
 
 /// A clock in our hands, which the scripts go by.
@@ -28,17 +32,16 @@ struct Held {
 }
 
 impl Held {
-    async fn new() -> Self {
-        let url = url();
+    async fn new(url: RedisUrl) -> Self {
         let key = url.key_of("clock");
         let now = format!(
             "local now = tonumber(redis.call('GET', '{key}')) \
              local function text(number) return string.format('%.0f', number) end \n"
         );
-        let beside = RedisShared::open(url.clone()).await.unwrap();
+        let beside = RedisShared::new(url.clone());
         let held = Self { shared: beside, key };
         held.set(START.as_millis()).await;
-        let shared = RedisShared::open_by(url, &now, MINUTE * 60).await.unwrap();
+        let shared = RedisShared::by(url, &now, MINUTE * 60);
         Self { shared, ..held }
     }
 
@@ -55,7 +58,30 @@ impl Held {
 
 #[tokio::test]
 async fn conforms() {
-    let held = Held::new().await;
+    conforms_at(url()).await;
+}
+
+#[tokio::test]
+async fn conforms_by_a_sentinel() {
+    conforms_at(url_at(&servers::redis_by_sentinel(), None)).await;
+}
+
+#[tokio::test]
+async fn conforms_in_a_cluster() {
+    conforms_at(url_at(&servers::redis_cluster(), None)).await;
+}
+
+#[tokio::test]
+async fn conforms_by_tls() {
+    let (server, ca) = (servers::redis_by_tls(), servers::authority());
+    conforms_at(url_at(&server, Some(&ca))).await;
+    // The public authorities do not know it.
+    let refused = Shared::now(&RedisShared::new(url_at(&server, None))).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+}
+
+async fn conforms_at(url: RedisUrl) {
+    let held = Held::new(url).await;
     let forward = async |by: Duration| {
         let by = i64::try_from(by.as_millis()).unwrap();
         held.cmd(::redis::cmd("INCRBY").arg(&held.key).arg(by)).await;
@@ -68,9 +94,20 @@ async fn conforms() {
 
 #[tokio::test]
 async fn a_wake_up_reaches_other_replicas() {
-    let url = url();
-    let open = async |every| RedisShared::open_by(url.clone(), NOW, every).await.unwrap();
-    let (one, two) = (open(MINUTE * 60).await, open(MINUTE * 60).await);
+    let ca = servers::authority();
+    for url in [
+        url(),
+        url_at(&servers::redis_by_sentinel(), None),
+        url_at(&servers::redis_cluster(), None),
+        url_at(&servers::redis_by_tls(), Some(&ca)),
+    ] {
+        wakes_another(url).await;
+    }
+}
+
+async fn wakes_another(url: RedisUrl) {
+    let open = || RedisShared::by(url.clone(), NOW, MINUTE * 60);
+    let (one, two) = (open(), open());
     let mut cursor = 0;
     while let Ok(next) = tokio::time::timeout(Duration::from_secs(2), two.woken(cursor)).await {
         cursor = next.unwrap();
@@ -83,7 +120,7 @@ async fn a_wake_up_reaches_other_replicas() {
 /// A wake-up that nobody published, or that got lost.
 #[tokio::test]
 async fn who_waits_looks_by_itself_now_and_then() {
-    let shared = RedisShared::open(url()).await.unwrap();
+    let shared = RedisShared::new(url());
     let mut cursor = shared.woken(0).await.unwrap();
     for _ in 0..3 {
         let next = tokio::time::timeout(MINUTE, shared.woken(cursor)).await.unwrap().unwrap();
@@ -94,7 +131,7 @@ async fn who_waits_looks_by_itself_now_and_then() {
 
 #[tokio::test]
 async fn the_time_is_the_servers_and_a_lease_goes_by_itself() {
-    let shared = RedisShared::open(url()).await.unwrap();
+    let shared = RedisShared::new(url());
     let life = Duration::from_millis(200);
     let Acquired::Yes(lease) = shared.acquire("wx1", "me", life).await.unwrap() else {
         panic!("it is free")
@@ -114,23 +151,21 @@ async fn the_time_is_the_servers_and_a_lease_goes_by_itself() {
 
 #[tokio::test]
 async fn a_server_that_forgets_all_and_cuts_connections_is_used_again() {
-    let shared = RedisShared::open(url()).await.unwrap();
+    let shared = RedisShared::new(url());
     let held = shared.acquire("wx1", "me", MINUTE).await.unwrap();
     assert!(matches!(held, Acquired::Yes(_)));
-    let beside = RedisShared::open(url()).await.unwrap();
-    let kill = async |kind: &str| {
-        let done = beside.on(async |connection| {
-            let mut kill = ::redis::cmd("CLIENT");
-            kill.arg("KILL").arg("TYPE").arg(kind).arg("SKIPME").arg("yes");
-            kill.query_async::<i64>(connection).await
-        });
-        done.await.unwrap();
-        let done = beside.on(async |connection| {
-            ::redis::cmd("SCRIPT").arg("FLUSH").query_async::<String>(connection).await
-        });
-        done.await.unwrap();
+    let ask = async |to: &RedisShared, words: &[&str]| {
+        let mut cmd = ::redis::Cmd::new();
+        cmd.arg(words);
+        to.on(async |connection| cmd.query_async::<::redis::Value>(connection).await).await.unwrap()
     };
-    kill("normal").await;
+    let ::redis::Value::Int(id) = ask(&shared, &["CLIENT", "ID"]).await else {
+        panic!("a connection has a number")
+    };
+    // Other tests have connections to the same server.
+    let beside = RedisShared::new(url());
+    ask(&beside, &["CLIENT", "KILL", "ID", &id.to_string()]).await;
+    ask(&beside, &["SCRIPT", "FLUSH"]).await;
     // The call that finds the connection broken says so; the next one makes another.
     drop(shared.acquire("wx2", "me", MINUTE).await);
     assert!(matches!(shared.acquire("wx3", "me", MINUTE).await.unwrap(), Acquired::Yes(_)));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use broker::{
-    Broker, Parts, Proof,
+    Broker, Parts, Proof, TokenError, TokenView,
     app::Issuer,
     audit::Actor,
     key::{ClientKey, Rights},
@@ -53,6 +53,8 @@ pub(super) struct Chaos {
     judge: Judge,
     shared: Arc<Mutex<(Vec<Seen>, Vec<Refused>)>>,
     codes: u64,
+    /// Whether services read tokens all the time.
+    services: bool,
     story: Vec<String>,
 }
 
@@ -94,6 +96,21 @@ async fn pass(time: Duration) {
 impl Chaos {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
+        let wrong = (0..3 + dice.roll(3)).map(|_| [0, 0, 600, -600][dice.roll(4) as usize]);
+        let wrong: Vec<_> = wrong.collect();
+        let mut chaos = Self::with(seed, dice, &wrong);
+        chaos.services = true;
+        chaos.let_services_read(0);
+        chaos
+    }
+
+    /// One replica, to which nothing happens by itself.
+    pub(super) fn lone() -> Self {
+        Self::with(1, Dice::new(1), &[0])
+    }
+
+    /// Replicas whose clocks are wrong by so many seconds.
+    fn with(seed: u64, dice: Dice, wrong: &[i64]) -> Self {
         let clock = Clock::by_hand(START);
         let sim = Sim::new(sim::Options {
             switches: Switches { token_lifetime_secs: LIFE.as_secs(), ..Switches::default() },
@@ -102,12 +119,11 @@ impl Chaos {
         let store = MemoryStore::new(clock.clone());
         let wechat = runtime();
         let mut nodes = Vec::new();
-        for number in 0..3 + dice.roll(3) {
+        for (number, wrong) in wrong.iter().copied().enumerate() {
             let ip = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1 + u8::try_from(number).unwrap()));
             let (wire, end) = wire(ip);
             let _entered = wechat.enter();
             TaskTracker::new().spawn(end.serve(sim.clone()));
-            let wrong = [0, 0, 600, -600][dice.roll(4) as usize];
             nodes.push(Node {
                 ip,
                 link: Link::to(&store),
@@ -124,8 +140,19 @@ impl Chaos {
         let shared = Arc::default();
         let judge = Judge::new(seed);
         let story = Vec::new();
-        let mut chaos =
-            Self { seed, dice, clock, sim, wechat, nodes, judge, shared, codes: 0, story };
+        let mut chaos = Self {
+            seed,
+            dice,
+            clock,
+            sim,
+            wechat,
+            nodes,
+            judge,
+            shared,
+            codes: 0,
+            services: false,
+            story,
+        };
         chaos.start(0);
         chaos.register();
         chaos
@@ -195,7 +222,7 @@ impl Chaos {
         };
         let up = matches!(node.state, State::Up(_));
         self.tell(&format!("start {at}: {up}"));
-        if up {
+        if up && self.services {
             self.let_services_read(at);
         }
     }
@@ -238,6 +265,58 @@ impl Chaos {
                     }
                 }
             });
+        }
+    }
+
+    pub(super) fn sim(&self) -> &Sim {
+        &self.sim
+    }
+
+    pub(super) fn link(&self, at: usize) -> &Link {
+        &self.nodes[at].link
+    }
+
+    fn running(&self, at: usize) -> &Running {
+        let State::Up(running) = &self.nodes[at].state else { panic!("replica {at} is up") };
+        running
+    }
+
+    pub(super) fn broker(&self, at: usize) -> &Broker {
+        &self.running(at).broker
+    }
+
+    /// A service's key.
+    pub(super) fn key(&self, at: usize) -> Arc<ClientKey> {
+        Arc::clone(&self.running(at).key)
+    }
+
+    /// Does something on a replica while the time goes on.
+    pub(super) fn on<Job>(&self, at: usize, job: impl FnOnce(Broker) -> Job)
+    where
+        Job: Future<Output = ()> + Send + 'static,
+    {
+        let Running { runtime, broker, .. } = self.running(at);
+        let _entered = runtime.enter();
+        TaskTracker::new().spawn(job(broker.clone()));
+    }
+
+    /// Reads a token of a replica.
+    pub(super) fn read(&self, at: usize, appid: &str) -> Result<TokenView, TokenError> {
+        let Running { runtime, broker, .. } = self.running(at);
+        let entry = broker.app(appid).expect("it is registered");
+        runtime.block_on(broker.token(&entry, None, Duration::ZERO))
+    }
+
+    /// Ends a replica as SIGKILL does. It is started again at once.
+    pub(super) fn kill(&mut self, at: usize) {
+        self.nodes[at].state = State::Down(self.clock.now());
+    }
+
+    /// Lets the time go on for everybody.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now() + time;
+        while self.now() < end {
+            self.step();
         }
     }
 

@@ -226,8 +226,9 @@ impl Judge {
                 format!("replica {}, {} at {:?} (seed {})", it.node, it.appid, it.at, self.seed);
             assert!(it.view.expires_at + TOLERANCE > it.asked, "expired: {about}");
             let minted = (it.view.expires_at - LIFE - TOLERANCE).as_millis();
-            let from_outside =
-                ended.get(it.appid).is_some_and(|ends| ends.iter().any(|end| *end >= minted));
+            let from_outside = ended.get(it.appid).is_some_and(|ends| {
+                ends.iter().any(|end| (minted..=it.at.as_millis()).contains(end))
+            });
             match it.state {
                 TokenState::Live => {}
                 TokenState::Superseded if from_outside => {}

@@ -37,11 +37,22 @@ struct State {
     cut: AtomicBool,
     /// So long a call takes each way, in milliseconds.
     slowness: AtomicU64,
+    /// After so many ways more nothing passes any more, as if the process had ended there.
+    fuse: AtomicU64,
 }
+
+/// No fuse is lit.
+const UNLIT: u64 = u64::MAX;
+/// It has burnt down.
+const BURNT: u64 = u64::MAX - 1;
 
 impl Link {
     pub(super) fn to(store: &MemoryStore) -> Self {
-        let state = State { cut: AtomicBool::new(false), slowness: AtomicU64::new(2) };
+        let state = State {
+            cut: AtomicBool::new(false),
+            slowness: AtomicU64::new(2),
+            fuse: AtomicU64::new(UNLIT),
+        };
         Self { store: store.clone(), state: Arc::new(state) }
     }
 
@@ -54,7 +65,28 @@ impl Link {
         self.state.slowness.store(millis, Ordering::Release);
     }
 
+    /// Lets so many ways pass and no other, until [`Link::mend`].
+    pub(super) fn burn_after(&self, ways: u64) {
+        self.state.fuse.store(ways, Ordering::Release);
+    }
+
+    pub(super) fn is_burnt(&self) -> bool {
+        self.state.fuse.load(Ordering::Acquire) == BURNT
+    }
+
+    pub(super) fn mend(&self) {
+        self.state.fuse.store(UNLIT, Ordering::Release);
+    }
+
     async fn way(&self) -> StoreResult<()> {
+        match self.state.fuse.load(Ordering::Acquire) {
+            UNLIT => {}
+            0 | BURNT => {
+                self.state.fuse.store(BURNT, Ordering::Release);
+                std::future::pending::<()>().await;
+            }
+            left => self.state.fuse.store(left - 1, Ordering::Release),
+        }
         let slowness = Duration::from_millis(self.state.slowness.load(Ordering::Acquire));
         tokio::time::sleep(slowness).await;
         if self.state.cut.load(Ordering::Acquire) {

@@ -1,0 +1,188 @@
+//! A kill after each step: whatever a replica has asked of the store or of WeChat last, its end costs at
+//! most one fetch, loses nothing that was acknowledged, and sends no code a second time.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use broker::{
+    ExchangeError, Identity, Proof,
+    audit::Actor,
+    key::{ClientKey, Rights},
+};
+use sim::{Fault, FaultKind, TokenState, UserSpec};
+use wechat::AuthCode;
+
+use super::driver::{APPS, Chaos};
+use crate::harness::EXCHANGE;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Longer than a lease lasts, and a claim.
+const RECOVERY: Duration = Duration::from_secs(90);
+
+/// When the replica is killed.
+#[derive(Clone, Copy, Debug)]
+enum Kill {
+    /// Before its n-th step towards the store or back from it.
+    AtStep(u64),
+    /// After so many tenths of a second.
+    After(u32),
+}
+
+/// Kills the replica in the midst of something, once at each step of it, and lets it start again.
+fn killed_everywhere(
+    prepare: impl Fn(&mut Chaos),
+    act: impl Fn(&mut Chaos),
+    check: impl Fn(&mut Chaos, &str),
+) {
+    let run = |kill: Kill| {
+        let mut chaos = Chaos::lone();
+        prepare(&mut chaos);
+        if let Kill::AtStep(step) = kill {
+            chaos.link(0).burn_after(step);
+        }
+        act(&mut chaos);
+        let time = if let Kill::After(tenths) = kill { SECOND / 10 * tenths } else { SECOND * 20 };
+        chaos.pass(time);
+        let burnt = chaos.link(0).is_burnt();
+        chaos.kill(0);
+        chaos.link(0).mend();
+        chaos.sim().clear_faults();
+        chaos.pass(RECOVERY);
+        check(&mut chaos, &format!("killed {kill:?}"));
+        burnt
+    };
+    let mut steps = 0;
+    while run(Kill::AtStep(steps)) {
+        steps += 1;
+    }
+    assert!(steps > 3, "there are steps");
+    for tenths in 0..30 {
+        run(Kill::After(tenths));
+    }
+}
+
+/// WeChat takes its time, so that a kill may come in the midst of a call.
+fn slow_wechat(chaos: &mut Chaos, path: &str) {
+    for kind in [FaultKind::LatencyBefore { millis: 700 }, FaultKind::LatencyAfter { millis: 700 }]
+    {
+        chaos.sim().set_fault(Fault::new(kind).on(path));
+    }
+}
+
+/// Each app has a token that works, for which so many fetches were needed at most.
+fn serves(chaos: &mut Chaos, most: u64, about: &str) {
+    for (appid, _) in APPS {
+        let view = chaos.read(0, appid);
+        let view = view.unwrap_or_else(|err| panic!("{appid} is not served: {err}, {about}"));
+        let state = chaos.sim().token_state(appid, view.token.expose());
+        assert_eq!(state, TokenState::Live, "{appid}, {about}");
+        let calls = chaos.sim().calls();
+        let fetches: u64 = ["/cgi-bin/token", "/cgi-bin/stable_token"]
+            .iter()
+            .map(|path| calls.count(path, Some(appid), Some(0)))
+            .sum();
+        assert!(fetches <= most, "{appid}: {fetches} fetches, {about}");
+    }
+}
+
+#[test]
+fn a_kill_at_any_step_of_a_first_fetch_costs_one_more() {
+    killed_everywhere(
+        |chaos| slow_wechat(chaos, "/cgi-bin/*"),
+        |_| {},
+        |chaos, about| serves(chaos, 2, about),
+    );
+}
+
+#[test]
+fn a_kill_at_any_step_of_a_rotation_costs_one_more() {
+    killed_everywhere(
+        |chaos| {
+            chaos.pass(SECOND * 329);
+            slow_wechat(chaos, "/cgi-bin/*");
+        },
+        |chaos| chaos.pass(SECOND * 61),
+        |chaos, about| serves(chaos, 3, about),
+    );
+}
+
+type Told = Arc<Mutex<Vec<Result<Identity, ExchangeError>>>>;
+
+/// A service brings a code, and hears what comes of it.
+fn bring(chaos: &Chaos, service: &Arc<ClientKey>, code: &AuthCode) -> Told {
+    let told = Told::default();
+    let (service, code, heard) = (Arc::clone(service), code.clone(), Arc::clone(&told));
+    chaos.on(0, async move |broker| {
+        let entry = broker.app(APPS[0].0).expect("it is registered");
+        let answer = broker.exchange(&entry, &service, &code, Proof::Binding("b"), None).await;
+        heard.lock().expect("nobody panicked").push(answer);
+    });
+    told
+}
+
+#[test]
+fn a_kill_at_any_step_of_an_exchange_sends_no_code_twice() {
+    let told: Mutex<Option<(Arc<ClientKey>, AuthCode, Told)>> = Mutex::default();
+    killed_everywhere(
+        |chaos| {
+            chaos.pass(SECOND * 10);
+            slow_wechat(chaos, "/sns/*");
+        },
+        |chaos| {
+            let (appid, openid) = (APPS[0].0, "oUser0000000000000000000001a");
+            chaos.sim().add_user(UserSpec::new(appid, openid)).unwrap();
+            let code = chaos.sim().issue_code(appid, openid, sim::Scope::Base, false).unwrap();
+            let (service, code) = (chaos.key(0), AuthCode::new(code));
+            let first = bring(chaos, &service, &code);
+            *told.lock().unwrap() = Some((service, code, first));
+        },
+        |chaos, about| {
+            let (service, code, first) = told.lock().unwrap().take().expect("it was brought");
+            let again = bring(chaos, &service, &code);
+            chaos.pass(SECOND * 40);
+            let (first, again) = (first.lock().unwrap().pop(), again.lock().unwrap().pop());
+            let again = again.unwrap_or_else(|| panic!("a repeat is answered, {about}"));
+            if let Some(Ok(first)) = first {
+                assert_eq!(again, Ok(first), "what was told is told again, {about}");
+            }
+            let sent = chaos.sim().calls().count(EXCHANGE, None, None);
+            assert!(sent <= 1, "the code was sent {sent} times, {about}");
+        },
+    );
+}
+
+#[test]
+fn a_kill_at_any_step_of_a_change_of_keys_loses_nothing_acknowledged() {
+    let told: Mutex<(Vec<String>, Vec<String>)> = Mutex::default();
+    let told = Arc::new(told);
+    killed_everywhere(
+        |chaos| chaos.pass(SECOND * 10),
+        |chaos| {
+            *told.lock().unwrap() = Default::default();
+            let told = Arc::clone(&told);
+            chaos.on(0, async move |broker| {
+                for _ in 0..2 {
+                    let new = broker.add_key("k", Rights::all(), None, &Actor::System).await;
+                    let Ok(new) = new else { return };
+                    told.lock().unwrap().0.push(new.expose().to_owned());
+                    if broker.revoke_key(&new.id, &Actor::System).await.is_ok() {
+                        told.lock().unwrap().1.push(new.expose().to_owned());
+                    }
+                }
+            });
+        },
+        |chaos, about| {
+            let (added, revoked) = told.lock().unwrap().clone();
+            let broker = chaos.broker(0);
+            for key in &added {
+                let known = broker.authenticate(key).is_ok();
+                // One whose revocation was under way may be either.
+                let last = added.last() == Some(key);
+                let expected = !revoked.contains(key);
+                assert!(known == expected || (last && expected), "{about}");
+            }
+        },
+    );
+}
