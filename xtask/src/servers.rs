@@ -40,7 +40,8 @@ impl Servers {
     pub(crate) fn start(root: &Path) -> Result<Self> {
         tools::install(root, &[("redis-server", "redis-server"), ("openssl", "openssl")])?;
         if bin_of_postgres().is_none() {
-            tools::install(root, &[("postgres", "postgresql")])?;
+            // Debian keeps the server itself out of the path.
+            tools::install(root, &[("pg_ctlcluster", "postgresql")])?;
         }
         let folder = Folder::new()?;
         let tls = Certificates::new(&folder)?;
