@@ -30,7 +30,10 @@ use super::{
     AppRow, Change, Changes, CredentialRow, KeyRow, PassKeyRow, Place, Store, StoreError,
     StoreResult,
     memory::{CHANGES_KEPT, CHANGES_TRIMMED_EVERY, LEDGER_DAYS, distinct},
-    rows::{self, APP, AUDIT, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, Row, TROUBLE, number},
+    rows::{
+        self, APP, AUDIT, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, Row, SEALING_KEYS, TROUBLE,
+        number,
+    },
 };
 use crate::{
     audit::AuditEntry,
@@ -659,7 +662,7 @@ impl Store for PostgresStore {
     }
 
     async fn sealing_keys(&self) -> StoreResult<Vec<String>> {
-        self.readable(sealed::SEALING_KEYS, &[], rows::sealing_key).await
+        self.readable(SEALING_KEYS, &[], rows::sealing_key).await
     }
 
     async fn sealed_otherwise(&self, key: &str, limit: usize) -> StoreResult<Vec<(Place, Sealed)>> {

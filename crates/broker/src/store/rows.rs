@@ -100,6 +100,11 @@ pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// Both columns of a sealed value that may be missing.
+pub(super) fn columns(sealed: Option<&Sealed>) -> (Option<&str>, Option<&[u8]>) {
+    (sealed.map(|it| it.key.as_str()), sealed.map(|it| it.bytes.as_slice()))
+}
+
 /// The columns of one row.
 pub(super) struct Columns<'r> {
     pub(super) row: &'r dyn Row,
@@ -323,6 +328,16 @@ pub(super) fn lease(row: &dyn Row) -> StoreResult<Lease> {
     let columns = Columns { row, table: "leases", name: 1 };
     Ok(Lease { name: columns.read(0)?, owner: columns.read(1)?, until: columns.time(2)? })
 }
+
+/// The ids of the master keys that sealed values name.
+pub(super) const SEALING_KEYS: &str = "SELECT secret_key FROM apps \
+     UNION SELECT value_key FROM credentials \
+     UNION SELECT value_key FROM own_secrets \
+     UNION SELECT value_key FROM pass_keys \
+     UNION SELECT outcome_key FROM claims WHERE outcome IS NOT NULL \
+     UNION SELECT tokens_key FROM grants WHERE tokens_key IS NOT NULL \
+     UNION SELECT profile_key FROM grants WHERE profile_key IS NOT NULL \
+     UNION SELECT session_key_key FROM mini_sessions ORDER BY 1";
 
 /// The id of a master key that is all that a query answers.
 pub(super) fn sealing_key(row: &dyn Row) -> StoreResult<String> {

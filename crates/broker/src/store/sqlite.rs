@@ -30,15 +30,15 @@ use rusqlite::{
 use tokio::sync::watch;
 use wechat::AppId;
 
-use self::{
-    sealed::{SEALED_OTHERWISE, SEALING_KEYS},
-    shared::Watcher,
-};
+use self::{sealed::SEALED_OTHERWISE, shared::Watcher};
 use super::{
     AppRow, Change, Changes, CredentialRow, KeyRow, PassKeyRow, Place, Store, StoreError,
     StoreResult,
     memory::{CHANGES_KEPT, CHANGES_TRIMMED_EVERY, LEDGER_DAYS, distinct},
-    rows::{self, APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, TROUBLE, number},
+    rows::{
+        self, APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, SEALING_KEYS, TROUBLE,
+        number,
+    },
 };
 use crate::{
     audit::AuditEntry,

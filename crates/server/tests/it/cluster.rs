@@ -394,5 +394,6 @@ async fn a_replica_that_is_cut_off_serves_what_it_has_and_comes_back() {
             .then_some(())
     });
     assert!(same.await.is_some());
-    cluster.folder.xinfu(&["app", "remove", APP, "--yes"]).await;
+    cluster.folder.xinfu(&["app", "remove", APP, "--yes"]).await.ok();
+    cluster.servers[2].answers(APP, &cluster.key, 404, PATIENCE).await;
 }

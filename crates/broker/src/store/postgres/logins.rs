@@ -20,14 +20,9 @@ use crate::{
             CLAIM_KEPT, Claim, GRANT_KEPT, GrantRow, Kept, Logins, OUTCOME_KEPT, PROFILE_KEPT,
             ProfileRow, SessionRow,
         },
-        rows::{self, CLAIM, GRANT, SESSION, number},
+        rows::{self, CLAIM, GRANT, SESSION, columns, number},
     },
 };
-
-/// Both columns of a sealed value that may be missing.
-fn columns(sealed: Option<&Sealed>) -> (Option<&str>, Option<&[u8]>) {
-    (sealed.map(|it| it.key.as_str()), sealed.map(|it| it.bytes.as_slice()))
-}
 
 impl Write<'_> {
     /// Puts a grant, unless the stored one goes over it: the rule of `GrantRow::goes_over`, decided

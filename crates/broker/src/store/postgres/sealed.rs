@@ -12,16 +12,6 @@ use crate::{
     },
 };
 
-/// The ids of the master keys that sealed values name.
-pub(super) const SEALING_KEYS: &str = "SELECT secret_key FROM apps \
-     UNION SELECT value_key FROM credentials \
-     UNION SELECT value_key FROM own_secrets \
-     UNION SELECT value_key FROM pass_keys \
-     UNION SELECT outcome_key FROM claims WHERE outcome IS NOT NULL \
-     UNION SELECT tokens_key FROM grants WHERE tokens_key IS NOT NULL \
-     UNION SELECT profile_key FROM grants WHERE profile_key IS NOT NULL \
-     UNION SELECT session_key_key FROM mini_sessions ORDER BY 1";
-
 /// Sealed values of all tables that are not sealed with one key: the kind of place, up to four texts,
 /// a number and a hash that name it, and the value. Two comparisons instead of one inequality let the
 /// indexes on the keys serve.

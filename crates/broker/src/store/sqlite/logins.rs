@@ -15,18 +15,13 @@ use crate::{
             CLAIM_KEPT, Claim, GRANT_KEPT, GrantId, GrantRow, Kept, Logins, OUTCOME_KEPT,
             PROFILE_KEPT, ProfileRow, SessionRow,
         },
-        rows::{self, CLAIM, GRANT, SESSION, number},
+        rows::{self, CLAIM, GRANT, SESSION, columns, number},
     },
 };
 
 fn find_claim(db: &Connection, app: &AppId, code: &[u8; 32]) -> StoreResult<Option<Claim>> {
     let sql = format!("{CLAIM} WHERE app = ?1 AND code = ?2");
     query::first(db, &sql, params![app.as_str(), code], rows::claim)
-}
-
-/// Both columns of a sealed value that may be missing.
-fn columns(sealed: Option<&Sealed>) -> (Option<&str>, Option<&[u8]>) {
-    (sealed.map(|it| it.key.as_str()), sealed.map(|it| it.bytes.as_slice()))
 }
 
 impl Write<'_> {
