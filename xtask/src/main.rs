@@ -10,6 +10,7 @@ mod chaos;
 mod clients;
 mod codegen;
 mod command;
+mod faults;
 mod fuzz;
 mod planted;
 mod servers;
@@ -37,6 +38,7 @@ Usage: cargo xtask TASK
   planted [NAME…]           apply each planted bug to a scratch copy: its test must fail
   planted --check           check only that each patch is complete and still applies
   chaos [--seeds N|--seed N] simulate replicas under faults, for N seeds or one; 1000 unless told
+  faults [--minutes N]      run real replicas while everything around them fails; 10 unless told
   fuzz [TARGET [SECONDS]]   run one fuzz target, 60 seconds unless told; without a target list them
   bench [--rounds N]        compare speed and memory with nginx and Redis; writes docs/benchmarks.md
   bench --smoke             only see that everything is answered rightly; writes nothing
@@ -69,6 +71,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["nextest", args @ ..] => return stages::nextest(&root, args),
         ["bench", args @ ..] => return bench::run(&root, args),
         ["chaos", args @ ..] => return chaos::run(&root, args),
+        ["faults", args @ ..] => return faults::run(&root, args),
         ["fuzz"] => return fuzz::list(&root),
         ["fuzz", target] => return fuzz::run(&root, target, "60"),
         ["fuzz", target, seconds] => return fuzz::run(&root, target, seconds),

@@ -27,6 +27,25 @@ const CLUSTER: &str = "XINFU_TEST_REDIS_CLUSTER";
 /// The file of the authority that has signed the certificates of both, for `localhost`.
 const CA: &str = "XINFU_TEST_CA";
 
+/// A PostgreSQL and a Redis that tests may kill: they are started again, and write who they are to
+/// `frail-postgres.pid` and `frail-redis.pid` in the folder that the last one names.
+const FRAIL_POSTGRES: &str = "XINFU_TEST_FRAIL_POSTGRES";
+const FRAIL_REDIS: &str = "XINFU_TEST_FRAIL_REDIS";
+const FRAIL_PIDS: &str = "XINFU_TEST_FRAIL_PIDS";
+
+/// Runs a program again whenever it ends, a second later; its number goes to the file `$0`.
+const SUPERVISOR: &str = r#"
+trap 'over=yes; kill -INT $pid' TERM
+while [ -z "$over" ]; do
+  "$@" & pid=$!
+  echo $pid > "$0"
+  wait $pid
+  # A signal ends the waiting, not the program.
+  wait $pid
+  [ -n "$over" ] || sleep 1
+done
+"#;
+
 /// The servers, until they are dropped.
 pub(crate) struct Servers {
     variables: Vec<(&'static str, String)>,
@@ -45,8 +64,21 @@ impl Servers {
         }
         let folder = Folder::new()?;
         let tls = Certificates::new(&folder)?;
-        let (postgres, postgres_daemon) = start_postgres(&folder, &tls)?;
+        let (postgres, postgres_daemon) = start_postgres("postgres", &folder, &tls, &[])?;
+        let (frail_postgres, frail_postgres_daemon) = start_postgres(
+            "frail-postgres",
+            &folder,
+            &tls,
+            &supervised(&folder, "frail-postgres"),
+        )?;
         let redis = Redis::start("redis", &folder, &[], Some(&tls))?;
+        let frail_redis = Redis::start_by(
+            &supervised(&folder, "frail-redis"),
+            "frail-redis",
+            &folder,
+            &[],
+            None,
+        )?;
         let cluster = Redis::start("cluster", &folder, &["--cluster-enabled", "yes"], None)?;
         let all_slots = ["cluster", "addslotsrange", "0", "16383"];
         Call::new("redis-cli", folder.path(), ["-p", &cluster.port].iter().chain(&all_slots))
@@ -60,9 +92,19 @@ impl Servers {
             (REDIS_BY_TLS, format!("rediss://localhost:{}/0", redis.tls_port.unwrap_or_default())),
             (SENTINEL, format!("redis+sentinel://127.0.0.1:{}/main/0", sentinel.port)),
             (CLUSTER, format!("redis+cluster://127.0.0.1:{}", cluster.port)),
-            (CA, tls.ca),
+            (CA, tls.ca.clone()),
+            (FRAIL_POSTGRES, frail_postgres),
+            (FRAIL_REDIS, format!("redis://127.0.0.1:{}/0", frail_redis.port)),
+            (FRAIL_PIDS, folder.path().display().to_string()),
         ];
-        let daemons = vec![postgres_daemon, redis.daemon, cluster.daemon, sentinel.daemon];
+        let daemons = vec![
+            postgres_daemon,
+            frail_postgres_daemon,
+            redis.daemon,
+            frail_redis.daemon,
+            cluster.daemon,
+            sentinel.daemon,
+        ];
         Ok(Self { variables, _daemons: daemons, _folder: folder })
     }
 
@@ -126,17 +168,29 @@ fn bin_of_postgres() -> Option<PathBuf> {
     Some(newest?.join("bin"))
 }
 
-fn start_postgres(folder: &Folder, tls: &Certificates) -> Result<(String, Daemon)> {
+/// What stands before the line of a program that is started again when it ends.
+fn supervised(folder: &Folder, name: &str) -> Vec<String> {
+    let pid = folder.path().join(format!("{name}.pid")).display().to_string();
+    ["sh", "-c", SUPERVISOR].map(str::to_owned).into_iter().chain([pid]).collect()
+}
+
+/// Starts a PostgreSQL; `before` stands before its line. Answers its URL too.
+fn start_postgres(
+    name: &'static str,
+    folder: &Folder,
+    tls: &Certificates,
+    before: &[String],
+) -> Result<(String, Daemon)> {
     let bin = bin_of_postgres().context("PostgreSQL is not in /usr/lib/postgresql")?;
     let program = |name: &str| bin.join(name).display().to_string();
-    let data = folder.path().join("postgres");
+    let data = folder.path().join(name);
     fs::create_dir(&data)?;
     // PostgreSQL refuses to run as root.
     let id = |flag: &str, of: &str| -> Result<u32> {
         Ok(Call::new("id", Path::new("/"), [flag, of]).stdout()?.trim().parse()?)
     };
     // It wants the key to be its own.
-    let key = folder.path().join("postgres.key");
+    let key = folder.path().join(format!("{name}.key"));
     fs::copy(&tls.key, &key)?;
     let as_postgres: &[&str] = if Call::new("id", Path::new("/"), ["-u"]).stdout()?.trim() == "0" {
         for path in [&data, &key] {
@@ -173,8 +227,8 @@ fn start_postgres(folder: &Folder, tls: &Certificates) -> Result<(String, Daemon
     ];
     let mut args = vec!["-D", &path, "-p", &port];
     args.extend(settings.iter().flat_map(|setting| ["-c", setting]));
-    let mut daemon =
-        Daemon::start("postgres", None, folder.path(), &line(program("postgres"), &args), &[])?;
+    let line = [before, &line(program("postgres"), &args)].concat();
+    let mut daemon = Daemon::start(name, None, folder.path(), &line, &[])?;
     daemon.until("answer", |_| {
         let call = Call::new(
             &program("pg_isready"),
@@ -200,9 +254,21 @@ impl Redis {
         settings: &[&str],
         tls: Option<&Certificates>,
     ) -> Result<Self> {
+        Self::start_by(&[], name, folder, settings, tls)
+    }
+
+    /// The same, with something before its line.
+    fn start_by(
+        before: &[String],
+        name: &'static str,
+        folder: &Folder,
+        settings: &[&str],
+        tls: Option<&Certificates>,
+    ) -> Result<Self> {
         let (port, tls_port) = (free_port()?.to_string(), free_port()?.to_string());
         let nodes = format!("{name}-nodes.conf");
-        let mut line = vec!["redis-server"];
+        let mut line: Vec<&str> = before.iter().map(String::as_str).collect();
+        line.push("redis-server");
         line.extend(settings.iter().take_while(|setting| !setting.starts_with("--")));
         line.extend(["--port", &port, "--bind", "127.0.0.1"]);
         line.extend(settings.iter().skip_while(|setting| !setting.starts_with("--")));

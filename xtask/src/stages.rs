@@ -96,10 +96,18 @@ fn tests(root: &Path) -> Result<()> {
 
 /// Runs tests, with the servers that some of them need.
 pub(crate) fn nextest(root: &Path, args: &[&str]) -> Result<()> {
+    nextest_with(root, args, &[])
+}
+
+/// The same with variables.
+pub(crate) fn nextest_with(root: &Path, args: &[&str], variables: &[(&str, String)]) -> Result<()> {
     install_nextest(root)?;
+    tools::install(root, &[("faketime", "faketime")]).context("some clocks have to be wrong")?;
     let servers = Servers::start(root)?;
     let args = ["nextest", "run", "--locked"].into_iter().chain(args.iter().copied());
-    servers.lent_to(Call::cargo(root, args)).run()
+    let call =
+        variables.iter().fold(Call::cargo(root, args), |call, (name, value)| call.env(name, value));
+    servers.lent_to(call).run()
 }
 
 /// The version of cargo-nextest that is installed where there is none.

@@ -295,7 +295,8 @@ impl Broker {
             }
             tokio::time::sleep(LOOK).await;
             self.reload(slot).await.map_err(|err| self.store_trouble(&err))?;
-            if !self.wanted(slot, why) {
+            // Who stops has nothing to store yet, and leaves it to the others.
+            if !self.wanted(slot, why) || self.0.tasks.is_closed() {
                 return Ok(Leased::NotNeeded);
             }
         }

@@ -18,6 +18,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use clock::Timestamp;
 use deadpool_postgres::{Object, Pool, Transaction};
+use tokio::{sync::watch, time::Instant};
 use tokio_postgres::types::ToSql;
 use wechat::AppId;
 
@@ -42,8 +43,10 @@ use crate::{
     seal::Sealed,
 };
 
-/// No call takes longer, waiting for a connection included. The database ends a statement sooner.
+/// No call takes longer, reaching the database included. It ends a statement sooner by itself.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long a database that did not answer is left alone.
+const LEFT_ALONE: Duration = Duration::from_millis(500);
 
 /// What advisory locks are taken for, beside the change log.
 mod lock {
@@ -58,6 +61,8 @@ mod lock {
 pub struct PostgresStore {
     pool: Pool,
     wakes: Arc<Wakes>,
+    /// Until when the database is left alone, since it did not answer.
+    away_until: watch::Sender<Instant>,
 }
 
 /// A write under way. What is not committed is rolled back when this goes.
@@ -115,21 +120,31 @@ impl Write<'_> {
 }
 
 impl PostgresStore {
-    /// Does something with a connection. One whose answer does not come in time is not used again.
+    /// Does something with a connection. A database that does not answer in time, or to which there
+    /// is no way, keeps nobody else waiting: its idle connections are dropped, and for a moment all
+    /// calls fail at once.
     async fn on<T>(&self, job: impl AsyncFnOnce(&mut Object) -> StoreResult<T>) -> StoreResult<T> {
         let late = || StoreError::Unavailable("PostgreSQL did not answer in time".to_owned());
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        let mut connection = tokio::time::timeout_at(deadline, self.pool.get())
-            .await
-            .map_err(|_| late())?
-            .map_err(open::unavailable)?;
-        match tokio::time::timeout_at(deadline, job(&mut connection)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                drop(Object::take(connection));
-                Err(late())
-            }
+        let now = Instant::now();
+        if now < *self.away_until.borrow() {
+            return Err(late());
         }
+        let failed = match self.pool.get().await {
+            Ok(mut connection) => {
+                match tokio::time::timeout_at(now + PATIENCE, job(&mut connection)).await {
+                    Ok(answer) => return answer,
+                    Err(_) => {
+                        // Whatever comes on it still is no answer to anybody else.
+                        drop(Object::take(connection));
+                        late()
+                    }
+                }
+            }
+            Err(err) => open::unavailable(err),
+        };
+        self.pool.retain(|_, _| false);
+        self.away_until.send_replace(Instant::now() + LEFT_ALONE);
+        Err(failed)
     }
 
     /// Does something in one transaction, which is rolled back when the caller goes away.

@@ -99,6 +99,23 @@ async fn a_token_refreshed_by_one_is_served_by_all_within_a_second() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_stops_does_not_wait_for_a_lease_of_others() {
+    for issuer in ISSUERS {
+        let world = World::new(Backend::Memory).await;
+        let replica = world.replica().await;
+        let (_, shared) = world.stores().await;
+        // Somebody has it who does not go on.
+        let name = token_of(APP).to_string();
+        shared.acquire(&name, "stopped", secs(40)).await.unwrap();
+        world.add_app(&replica.broker, APP, issuer).await;
+        world.pass(secs(3)).await;
+        let stopped = tokio::time::timeout(secs(1), replica.stop()).await;
+        assert!(stopped.is_ok(), "{issuer:?}: it waits");
+        assert_eq!(world.mint_calls(APP), 0);
+    }
+}
+
 /// Ten minutes, forwards and backwards: longer than any margin that there is.
 #[tokio::test(start_paused = true)]
 async fn a_replica_whose_clock_is_wrong_does_no_harm() {

@@ -10,20 +10,20 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
+use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::process::{FOLLOWED, Folder, PATIENCE, Server, SimProcess, eventually, http};
+use crate::{
+    gate::{Gate, Way},
+    process::{FOLLOWED, Folder, PATIENCE, Server, SimProcess, eventually, http},
+};
 
 const APP: &str = "wx1";
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// How replicas share what they only share.
 #[derive(Clone, Copy, Debug)]
-enum Sharing {
+pub(crate) enum Sharing {
     Postgres,
     Redis,
 }
@@ -32,29 +32,30 @@ const BOTH: [Sharing; 2] = [Sharing::Postgres, Sharing::Redis];
 
 /// A server that `cargo xtask test` has started.
 #[expect(clippy::disallowed_methods, reason = "who starts the servers names them so")]
-fn named_by(variable: &str) -> String {
+pub(crate) fn named_by(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!("`cargo xtask test tests` starts the servers; or let {variable} name one by its URL")
     })
 }
 
 /// A database of its own.
-struct Database {
-    host: String,
-    name: String,
+pub(crate) struct Database {
+    /// The server's host and port.
+    pub(crate) host: String,
+    pub(crate) name: String,
     /// A client of the server's first database.
     beside: tokio_postgres::Client,
     _driver: AbortOnDropHandle<()>,
 }
 
 impl Database {
-    async fn new() -> Self {
+    /// One on the server at a URL.
+    pub(crate) async fn at(server: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cluster_{}_{count}", std::process::id());
-        let server = named_by("XINFU_TEST_POSTGRES");
         let (beside, connection) =
-            tokio_postgres::connect(&server, tokio_postgres::NoTls).await.unwrap();
+            tokio_postgres::connect(server, tokio_postgres::NoTls).await.unwrap();
         let driver = TaskTracker::new().spawn(async move { drop(connection.await) });
         beside.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let host = server.split(['@', '/']).nth(3).unwrap().to_owned();
@@ -62,11 +63,11 @@ impl Database {
     }
 
     /// Its URL, by way of `host`.
-    fn url_at(&self, host: &str) -> String {
+    pub(crate) fn url_at(&self, host: &str) -> String {
         format!("postgres://xinfu@{host}/{}", self.name)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.url_at(&self.host)
     }
 
@@ -94,7 +95,7 @@ struct Cluster {
 impl Cluster {
     async fn start(sharing: Sharing, replicas: usize) -> Self {
         let sim = SimProcess::start(&[(APP, SECRET)]).await;
-        let database = Database::new().await;
+        let database = Database::at(&named_by("XINFU_TEST_POSTGRES")).await;
         let mut folder = Folder::ready(&sim).await;
         folder.set("XINFU_STORE", &database.url());
         // As long as the load balancer needs to notice.
@@ -317,52 +318,6 @@ async fn a_database_that_is_away_keeps_no_reader_waiting() {
     }
 }
 
-/// What stands between a replica and the database, and lets nothing through when it is told so.
-struct Gate {
-    host: String,
-    shut: watch::Sender<bool>,
-    _task: AbortOnDropHandle<()>,
-}
-
-impl Gate {
-    async fn before(host: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (at, to) = (listener.local_addr().unwrap().to_string(), host.to_owned());
-        let shut = watch::Sender::new(false);
-        let state = shut.subscribe();
-        let tasks = TaskTracker::new();
-        let task = tasks.clone().spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
-                let far = TcpStream::connect(&to).await.unwrap();
-                let (near_in, near_out) = near.into_split();
-                let (far_in, far_out) = far.into_split();
-                tasks.spawn(pass(near_in, far_out, state.clone()));
-                tasks.spawn(pass(far_in, near_out, state.clone()));
-            }
-        });
-        Self { host: at, shut, _task: AbortOnDropHandle::new(task) }
-    }
-}
-
-/// Passes bytes on while the gate is open; while it is shut they wait, as in a network that
-/// swallows everything.
-async fn pass(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut shut: watch::Receiver<bool>,
-) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(length) = from.read(&mut buffer).await {
-        if length == 0 || shut.wait_for(|shut| !shut).await.is_err() {
-            return;
-        }
-        if to.write_all(&buffer[..length]).await.is_err() {
-            return;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_cut_off_serves_what_it_has_and_comes_back() {
     let mut cluster = Cluster::start(Sharing::Postgres, 2).await;
@@ -372,7 +327,7 @@ async fn a_replica_that_is_cut_off_serves_what_it_has_and_comes_back() {
     cluster.all_answer(200).await;
     let first = cluster.token_at(2).await;
 
-    gate.shut.send_replace(true);
+    gate.set(Way::Swallowing);
     cluster.sim.kill_token(APP, "stable").await;
     let report = json!({"access_token": first["access_token"], "errcode": 40001});
     let path = format!("/v1/apps/{APP}/token/report");
@@ -387,7 +342,7 @@ async fn a_replica_that_is_cut_off_serves_what_it_has_and_comes_back() {
     });
     assert!(healed.await.is_some(), "{:?}", cluster.token_at(2).await);
 
-    gate.shut.send_replace(false);
+    gate.set(Way::Open);
     let same = eventually(PATIENCE, || async {
         let (near, far) = (cluster.token_at(0).await, cluster.token_at(2).await);
         (near["access_token"] == far["access_token"] && near["generation"] == far["generation"])

@@ -1,6 +1,7 @@
 //! Tests of the server at its borders.
 #![cfg(test)]
 
+mod gate;
 mod harness;
 mod process;
 
@@ -11,6 +12,7 @@ mod cluster;
 mod compatible;
 mod config;
 mod demo;
+mod faults;
 mod grants;
 mod guide;
 mod intercept;

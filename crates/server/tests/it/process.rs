@@ -128,12 +128,17 @@ impl Folder {
 
     /// Starts the server, one more where one runs, and waits until it says that it serves.
     pub(crate) async fn serve(&self) -> Server {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("serve-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let process = Process::start(self.command(&["serve"]), &self.path(&name));
+        let process = self.start(self.command(&["serve"]));
         let line = process.first_line("serves").await;
         let url = line.split_whitespace().find(|word| word.starts_with("http")).unwrap();
         Server { url: url.trim_end_matches(',').to_owned(), process }
+    }
+
+    /// Starts a command that goes on.
+    pub(crate) fn start(&self, command: Command) -> Process {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("serve-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Process::start(command, &self.path(&name))
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
@@ -196,11 +201,19 @@ impl Process {
         self.child.kill().await.unwrap();
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Sends it a signal.
+    pub(crate) async fn signal(&self, signal: &str) {
+        send_signal(signal, &self.child.id().unwrap().to_string()).await;
+    }
+
     /// Asks it to end, and answers its exit code if it has ended by now.
     pub(crate) async fn ask_to_end(&mut self) -> Option<i32> {
-        let pid = self.child.id().unwrap().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
-        assert!(asked.success());
+        self.signal("TERM").await;
         self.child.try_wait().unwrap()?.code()
     }
 
@@ -212,6 +225,12 @@ impl Process {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.expect("it ends when asked to").unwrap().code()
     }
+}
+
+/// Sends a signal to a process.
+pub(crate) async fn send_signal(signal: &str, pid: &str) {
+    let sent = Command::new("kill").args(["-s", signal, pid]).status().await.unwrap();
+    assert!(sent.success());
 }
 
 /// A running server.

@@ -11,6 +11,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use tokio::{sync::watch, time::Instant};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -28,6 +29,9 @@ const CONNECTIONS: usize = 10;
 
 /// How long reaching the database may take.
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// How long to wait for one of the connections, when all are in use.
+const WAIT: Duration = Duration::from_secs(4);
 
 /// What the database holds each of our sessions to, in case that we are gone and it does not know:
 /// no statement, no wait for a lock and no idle transaction keeps others waiting for long.
@@ -203,7 +207,8 @@ impl PostgresStore {
     /// Opens the store; a change that nobody tells is noticed within `look_every`.
     pub(super) async fn open_looking(url: &PostgresUrl, look_every: Duration) -> StoreResult<Self> {
         let wakes = Arc::new(Wakes::of(url.clone(), look_every));
-        let store = Self { pool: pool(url)?, wakes };
+        let store =
+            Self { pool: pool(url)?, wakes, away_until: watch::Sender::new(Instant::now()) };
         store.on(async |db| migrate(db).await).await?;
         Ok(store)
     }
@@ -219,6 +224,8 @@ fn pool(url: &PostgresUrl) -> StoreResult<Pool> {
     Pool::builder(manager)
         .max_size(CONNECTIONS)
         .post_create(settle)
+        .create_timeout(Some(CONNECT))
+        .wait_timeout(Some(WAIT))
         .runtime(Runtime::Tokio1)
         .build()
         .map_err(|err| StoreError::Unavailable(with_causes(&err)))

@@ -1,0 +1,359 @@
+//! The replicas, what they stand on, and what happens to them.
+
+use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
+
+use clock::Clock;
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::{
+    cluster::{Database, Sharing, named_by},
+    gate::{Gate, Way},
+    process::{Folder, PATIENCE, Process, SimProcess, eventually, http, send_signal},
+};
+
+/// Apps on the stable issuer.
+pub(super) const STABLE: [&str; 2] = ["wx1", "wx2"];
+/// The app on the classic one.
+pub(super) const CLASSIC: &str = "wx3";
+/// All apps.
+pub(super) const APPS: [&str; 3] = [STABLE[0], STABLE[1], CLASSIC];
+/// Tokens live for so long, and are fetched anew after half of it.
+const LIFE: Duration = Duration::from_secs(120);
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// How wrong the clock of each replica is, as faketime takes it.
+const CLOCKS: [&str; 3] = ["+0", "+600", "-600"];
+
+/// Longer than any lease lasts.
+const BEYOND_THE_LEASE: i64 = 45_000;
+
+/// A thing that may happen.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Happening {
+    /// A replica is stopped.
+    Stop(usize),
+    /// It goes on, after longer than any lease lasts.
+    GoOn(usize),
+    /// A replica is killed, and started again.
+    Kill(usize),
+    /// A replica is asked to end, as an operator does, and started again.
+    Roll(usize),
+    /// A replica can reach neither the database nor Redis.
+    Cut(usize, Way),
+    /// It can again.
+    Mend(usize),
+    /// The database gets a signal, and is started again.
+    Postgres(&'static str),
+    /// Redis is killed, and started again.
+    Redis,
+    /// Somebody outside ends the token of an app.
+    Mint(&'static str),
+    /// Nothing happens for some time.
+    Pause(Duration),
+}
+
+/// What was wrong, from when until when.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    pub(super) what: What,
+    /// In milliseconds.
+    pub(super) from: i64,
+    pub(super) until: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// A replica is killed and does not serve yet.
+    Killed(usize),
+    /// A replica is stopped.
+    Stopped(usize),
+    /// A replica is asked to end and does not serve again yet.
+    Rolled(usize),
+    /// A replica is cut off from what it stands on.
+    CutOff(usize),
+    /// The database does not answer.
+    Postgres,
+    /// Redis does not answer.
+    Redis,
+    /// Somebody outside has ended the token of an app.
+    Minted(&'static str),
+}
+
+impl What {
+    /// Whether it befalls a replica.
+    pub(super) fn befalls(self, node: usize) -> bool {
+        match self {
+            Self::Killed(it) | Self::Stopped(it) | Self::Rolled(it) | Self::CutOff(it) => {
+                it == node
+            }
+            Self::Postgres | Self::Redis => true,
+            Self::Minted(_) => false,
+        }
+    }
+
+    /// Whether it keeps a replica from the store.
+    pub(super) fn keeps_from_store(self, node: usize) -> bool {
+        self == Self::Postgres || self == Self::CutOff(node)
+    }
+
+    /// Whether somebody who has a lease may be unable to use it or to give it back.
+    pub(super) fn may_lose_a_lease(self) -> bool {
+        !matches!(self, Self::Rolled(_) | Self::Minted(_))
+    }
+}
+
+struct Node {
+    /// Its variables beside those of the folder.
+    variables: Vec<(&'static str, String)>,
+    url: String,
+    process: Option<Process>,
+    gates: Vec<Gate>,
+}
+
+pub(super) struct World {
+    pub(super) sim: SimProcess,
+    pub(super) folder: Arc<Folder>,
+    nodes: Vec<Node>,
+    clock: Clock,
+    /// What was wrong so far.
+    pub(super) troubles: Vec<Trouble>,
+    /// What is wrong now, and since when.
+    going_on: Vec<(What, i64)>,
+    pids: PathBuf,
+    database: Database,
+}
+
+impl World {
+    pub(super) async fn start(sharing: Sharing) -> Self {
+        let sim = SimProcess::start(&APPS.map(|app| (app, SECRET))).await;
+        sim.control("/sim/switches", &json!({"token_lifetime_secs": LIFE.as_secs()})).await;
+        // A fetch takes long enough for something to happen meanwhile.
+        for path in ["/cgi-bin/token", "/cgi-bin/stable_token"] {
+            let slow = json!({"kind": "latency_after", "millis": 50, "path": path});
+            sim.control("/sim/faults", &slow).await;
+        }
+        let frail = named_by("XINFU_TEST_FRAIL_POSTGRES");
+        let database = Database::at(&frail).await;
+        let mut folder = Folder::ready(&sim).await;
+        folder.set("XINFU_STORE", &database.url_at(&database.host));
+        folder.set("XINFU_LIMITS_DRAIN", "2s");
+        let redis_at = |host: &str| format!("redis://{host}/0?prefix={}", database.name);
+        let redis_host = redis_host();
+        if let Sharing::Redis = sharing {
+            folder.set("XINFU_SHARED", &redis_at(&redis_host));
+        }
+        for app in APPS {
+            folder.add_app(app, SECRET, &["--issuer", issuer_of(app)]).await.ok();
+        }
+        let mut nodes = Vec::new();
+        for _ in CLOCKS {
+            let port = free_port();
+            let gate = Gate::before(&database.host).await;
+            let mut variables = vec![
+                ("XINFU_LISTEN_API", format!("127.0.0.1:{port}")),
+                ("XINFU_STORE", database.url_at(&gate.host)),
+            ];
+            let mut gates = vec![gate];
+            if let Sharing::Redis = sharing {
+                let gate = Gate::before(&redis_host).await;
+                variables.push(("XINFU_SHARED", redis_at(&gate.host)));
+                gates.push(gate);
+            }
+            let url = format!("http://127.0.0.1:{port}");
+            nodes.push(Node { variables, url, process: None, gates });
+        }
+        let mut world = Self {
+            sim,
+            folder: Arc::new(folder),
+            nodes,
+            clock: Clock::real(),
+            troubles: Vec::new(),
+            going_on: Vec::new(),
+            pids: named_by("XINFU_TEST_FRAIL_PIDS").into(),
+            database,
+        };
+        for node in 0..world.nodes.len() {
+            world.serve(node).await;
+        }
+        world
+    }
+
+    /// The time, in milliseconds.
+    pub(super) fn now(&self) -> i64 {
+        self.clock.now().as_millis()
+    }
+
+    /// Where the replicas serve.
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.url.clone()).collect()
+    }
+
+    /// What happened, and what the replicas last said.
+    pub(super) fn story(&self) -> String {
+        let said = self.nodes.iter().enumerate().map(|(at, node)| {
+            let err = node.process.as_ref().map(Process::err).unwrap_or_default();
+            let lines: Vec<_> = err.lines().rev().take(8).collect();
+            format!("replica {at}:\n{}\n", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        });
+        format!("{:?}\n{}", self.troubles, said.collect::<String>())
+    }
+
+    /// Starts a replica, again and again until it serves, as a supervisor does.
+    async fn serve(&mut self, at: usize) {
+        let (folder, node, clock) = (&self.folder, &mut self.nodes[at], CLOCKS[at]);
+        let serves = eventually(3 * PATIENCE, || {
+            let ended = node.process.as_mut().is_none_or(Process::has_ended);
+            if ended {
+                let mut command = folder.command(&["serve"]);
+                command.envs(node.variables.iter().map(|(name, value)| (name, value)));
+                command.env("LD_PRELOAD", faketime()).env("FAKETIME", clock);
+                command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+                node.process = Some(folder.start(command));
+            }
+            let url = format!("{}/readyz", node.url);
+            async move {
+                let ready = http("GET", &url, None, None).await;
+                ready.filter(|(status, _)| *status == 200).map(drop)
+            }
+        });
+        let said = serves.await;
+        assert!(said.is_some(), "replica {at} does not serve: {}", self.story());
+    }
+
+    fn begin(&mut self, what: What) {
+        let now = self.now();
+        self.going_on.push((what, now));
+    }
+
+    fn end(&mut self, what: What) {
+        let until = self.now();
+        let at = self.going_on.iter().position(|(it, _)| *it == what).expect("it was begun");
+        let (what, from) = self.going_on.swap_remove(at);
+        self.troubles.push(Trouble { what, from, until });
+    }
+
+    fn process(&self, at: usize) -> &Process {
+        self.nodes[at].process.as_ref().expect("it was started")
+    }
+
+    /// Lets something happen.
+    pub(super) async fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Stop(at) => {
+                self.begin(What::Stopped(at));
+                self.process(at).signal("STOP").await;
+            }
+            Happening::GoOn(at) => {
+                let stopped = self.going_on.iter().find(|(what, _)| *what == What::Stopped(at));
+                let (_, since) = stopped.expect("it was stopped");
+                pause_until(&self.clock, since + BEYOND_THE_LEASE).await;
+                self.process(at).signal("CONT").await;
+                self.end(What::Stopped(at));
+            }
+            Happening::Kill(at) => {
+                self.begin(What::Killed(at));
+                self.nodes[at].process.take().expect("it was started").kill().await;
+                self.serve(at).await;
+                self.end(What::Killed(at));
+            }
+            Happening::Roll(at) => {
+                self.begin(What::Rolled(at));
+                let mut process = self.nodes[at].process.take().expect("it was started");
+                assert_eq!(process.terminate().await, Some(0), "{}", process.err());
+                self.serve(at).await;
+                self.end(What::Rolled(at));
+            }
+            Happening::Cut(at, way) => {
+                self.begin(What::CutOff(at));
+                self.nodes[at].gates.iter().for_each(|gate| gate.set(way));
+            }
+            Happening::Mend(at) => {
+                self.nodes[at].gates.iter().for_each(|gate| gate.set(Way::Open));
+                self.end(What::CutOff(at));
+            }
+            Happening::Postgres(signal) => {
+                self.begin(What::Postgres);
+                let url = self.database.url();
+                self.hit("frail-postgres", signal, || async {
+                    tokio_postgres::connect(&url, tokio_postgres::NoTls).await.ok().map(drop)
+                })
+                .await;
+                self.end(What::Postgres);
+            }
+            Happening::Redis => {
+                self.begin(What::Redis);
+                let host = redis_host();
+                self.hit("frail-redis", "KILL", || async {
+                    TcpStream::connect(&host).await.ok().map(drop)
+                })
+                .await;
+                self.end(What::Redis);
+            }
+            Happening::Mint(app) => {
+                self.begin(What::Minted(app));
+                self.sim.kill_token(app, issuer_of(app)).await;
+                self.end(What::Minted(app));
+            }
+            Happening::Pause(time) => tokio::time::sleep(time).await,
+        }
+    }
+
+    /// Sends a signal to a server that is started again when it ends, and waits until it answers.
+    async fn hit<F>(&self, name: &str, signal: &str, answers: impl Fn() -> F)
+    where
+        F: Future<Output = Option<()>>,
+    {
+        let file = self.pids.join(format!("{name}.pid"));
+        let pid = || std::fs::read_to_string(&file).unwrap().trim().to_owned();
+        let before = pid();
+        send_signal(signal, &before).await;
+        let again = eventually(3 * PATIENCE, || async {
+            if pid() == before { None } else { answers().await }
+        });
+        assert!(again.await.is_some(), "{name} does not come back");
+    }
+
+    /// Whether each replica serves the same live token for each app.
+    pub(super) async fn is_of_one_mind(&self, key: &str) -> Option<()> {
+        for app in APPS {
+            let mut served = Vec::new();
+            for node in &self.nodes {
+                let url = format!("{}/v1/apps/{app}/token", node.url);
+                let (status, answer) = http("GET", &url, Some(key), None).await?;
+                served.push((status == 200).then(|| answer["access_token"].clone())?);
+            }
+            if served.iter().any(|it| *it != served[0]) {
+                return None;
+            }
+        }
+        Some(())
+    }
+}
+
+/// The library that lets a program see another time than it is.
+fn faketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").unwrap();
+    let library = |folder: std::fs::DirEntry| folder.path().join("faketime/libfaketimeMT.so.1");
+    let found = folders.map(|folder| library(folder.unwrap())).find(|path| path.is_file());
+    found.expect("`cargo xtask test` installs faketime, a package of Debian")
+}
+
+/// How the token of an app is minted.
+pub(super) fn issuer_of(app: &str) -> &'static str {
+    if app == CLASSIC { "classic" } else { "stable" }
+}
+
+async fn pause_until(clock: &Clock, millis: i64) {
+    let left = u64::try_from(millis - clock.now().as_millis()).unwrap_or(0);
+    tokio::time::sleep(Duration::from_millis(left)).await;
+}
+
+/// The host and port of the Redis that may be killed.
+fn redis_host() -> String {
+    named_by("XINFU_TEST_FRAIL_REDIS").split('/').nth(2).unwrap().to_owned()
+}
+
+/// A port that nobody has at this moment.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
