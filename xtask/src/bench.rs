@@ -7,6 +7,7 @@
 //! read off the kernel's accounting. Every answer must be the right one: an error ends the benchmark,
 //! a bad ratio never does.
 
+mod cluster;
 mod figures;
 mod gate;
 mod herd;
@@ -90,6 +91,9 @@ impl Plan {
 
 /// Runs the benchmark as these arguments ask.
 pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
+    if let ["cluster", args @ ..] = args {
+        return cluster::run(root, args);
+    }
     let plan = Plan::of(args)?;
     let watch = Stopwatch::start();
     tools::install(root)?;
@@ -117,7 +121,10 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
     };
     print!("\n{}", report::text(&figures, report::Language::English));
     println!("\nbench: every answer was right, {}", Seconds(watch.elapsed()));
-    if plan.writes { report::write(root, &figures) } else { Ok(()) }
+    if !plan.writes {
+        return Ok(());
+    }
+    report::write(root, "docs/benchmarks", |language| report::text(&figures, language))
 }
 
 /// Loads each subject in each setting, one after the other and round after round. Answers for each

@@ -41,7 +41,8 @@ Usage: cargo xtask TASK
   faults [--minutes N]      run real replicas while everything around them fails; 10 unless told
   fuzz [TARGET [SECONDS]]   run one fuzz target, 60 seconds unless told; without a target list them
   bench [--rounds N]        compare speed and memory with nginx and Redis; writes docs/benchmarks.md
-  bench --smoke             only see that everything is answered rightly; writes nothing
+  bench cluster             compare 1, 2 and 4 replicas on one PostgreSQL; writes docs/scale.md
+  bench [cluster] --smoke   only see that everything is answered rightly; writes nothing
   help                      print this text and the stages of `test`
 ";
 

@@ -58,19 +58,14 @@ impl Servers {
     /// Starts all. What is missing is installed, where that is possible.
     pub(crate) fn start(root: &Path) -> Result<Self> {
         tools::install(root, &[("redis-server", "redis-server"), ("openssl", "openssl")])?;
-        if bin_of_postgres().is_none() {
-            // Debian keeps the server itself out of the path.
-            tools::install(root, &[("pg_ctlcluster", "postgresql")])?;
-        }
+        install_postgres(root)?;
         let folder = Folder::new()?;
         let tls = Certificates::new(&folder)?;
-        let (postgres, postgres_daemon) = start_postgres("postgres", &folder, &tls, &[])?;
-        let (frail_postgres, frail_postgres_daemon) = start_postgres(
-            "frail-postgres",
-            &folder,
-            &tls,
-            &supervised(&folder, "frail-postgres"),
-        )?;
+        let loose = ["fsync=off"];
+        let postgres = Postgres::start("postgres", &folder, &tls, &[], &loose)?;
+        let name = "frail-postgres";
+        let frail = supervised(&folder, name);
+        let frail_postgres = Postgres::start(name, &folder, &tls, &frail, &loose)?;
         let redis = Redis::start("redis", &folder, &[], Some(&tls))?;
         let frail_redis = Redis::start_by(
             &supervised(&folder, "frail-redis"),
@@ -87,19 +82,19 @@ impl Servers {
         let settings = folder.write("sentinel.conf", &monitor)?.display().to_string();
         let sentinel = Redis::start("sentinel", &folder, &[&settings, "--sentinel"], None)?;
         let variables = vec![
-            (POSTGRES, postgres),
+            (POSTGRES, postgres.url("postgres")),
             (REDIS, format!("redis://127.0.0.1:{}/0", redis.port)),
             (REDIS_BY_TLS, format!("rediss://localhost:{}/0", redis.tls_port.unwrap_or_default())),
             (SENTINEL, format!("redis+sentinel://127.0.0.1:{}/main/0", sentinel.port)),
             (CLUSTER, format!("redis+cluster://127.0.0.1:{}", cluster.port)),
             (CA, tls.ca.clone()),
-            (FRAIL_POSTGRES, frail_postgres),
+            (FRAIL_POSTGRES, frail_postgres.url("postgres")),
             (FRAIL_REDIS, format!("redis://127.0.0.1:{}/0", frail_redis.port)),
             (FRAIL_PIDS, folder.path().display().to_string()),
         ];
         let daemons = vec![
-            postgres_daemon,
-            frail_postgres_daemon,
+            postgres.daemon,
+            frail_postgres.daemon,
             redis.daemon,
             frail_redis.daemon,
             cluster.daemon,
@@ -116,14 +111,15 @@ impl Servers {
 }
 
 /// An authority, and a certificate of it for this machine; the paths of their files.
-struct Certificates {
+pub(crate) struct Certificates {
     ca: String,
     cert: String,
     key: String,
 }
 
 impl Certificates {
-    fn new(folder: &Folder) -> Result<Self> {
+    /// Makes them.
+    pub(crate) fn new(folder: &Folder) -> Result<Self> {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let (ca, ca_key) = (path("ca.pem"), path("ca.key"));
         let (cert, key) = (path("cert.pem"), path("cert.key"));
@@ -174,70 +170,100 @@ fn supervised(folder: &Folder, name: &str) -> Vec<String> {
     ["sh", "-c", SUPERVISOR].map(str::to_owned).into_iter().chain([pid]).collect()
 }
 
-/// Starts a PostgreSQL; `before` stands before its line. Answers its URL too.
-fn start_postgres(
-    name: &'static str,
-    folder: &Folder,
-    tls: &Certificates,
-    before: &[String],
-) -> Result<(String, Daemon)> {
-    let bin = bin_of_postgres().context("PostgreSQL is not in /usr/lib/postgresql")?;
-    let program = |name: &str| bin.join(name).display().to_string();
-    let data = folder.path().join(name);
-    fs::create_dir(&data)?;
-    // PostgreSQL refuses to run as root.
-    let id = |flag: &str, of: &str| -> Result<u32> {
-        Ok(Call::new("id", Path::new("/"), [flag, of]).stdout()?.trim().parse()?)
-    };
-    // It wants the key to be its own.
-    let key = folder.path().join(format!("{name}.key"));
-    fs::copy(&tls.key, &key)?;
-    let as_postgres: &[&str] = if Call::new("id", Path::new("/"), ["-u"]).stdout()?.trim() == "0" {
-        for path in [&data, &key] {
-            chown(path, Some(id("-u", "postgres")?), Some(id("-g", "postgres")?))?;
-        }
-        &["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    } else {
-        &[]
-    };
-    let path = data.display().to_string();
-    let line = |program: String, args: &[&str]| -> Vec<String> {
-        let before = as_postgres.iter().map(|word| (*word).to_owned());
-        before.chain([program]).chain(args.iter().map(|word| (*word).to_owned())).collect()
-    };
-    // An order of letters that is not that of their bytes, as most databases have.
-    let init = ["-D", &path, "-U", "xinfu", "-A", "trust", "-E", "UTF8", "--no-sync"];
-    let init = line(
-        program("initdb"),
-        &[&init[..], &["--locale-provider=icu", "--icu-locale=en"]].concat(),
-    );
-    Call::new(&init[0], folder.path(), &init[1..]).stdout()?;
-    let port = free_port()?.to_string();
-    let (cert, key) =
-        (format!("ssl_cert_file={}", tls.cert), format!("ssl_key_file={}", key.display()));
-    let settings = [
-        "ssl=on",
-        &cert,
-        &key,
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "fsync=off",
-        "max_connections=500",
-        "shared_buffers=64MB",
-    ];
-    let mut args = vec!["-D", &path, "-p", &port];
-    args.extend(settings.iter().flat_map(|setting| ["-c", setting]));
-    let line = [before, &line(program("postgres"), &args)].concat();
-    let mut daemon = Daemon::start(name, None, folder.path(), &line, &[])?;
-    daemon.until("answer", |_| {
-        let call = Call::new(
-            &program("pg_isready"),
-            folder.path(),
-            ["-q", "-h", "127.0.0.1", "-p", &port],
+/// Installs PostgreSQL when it is missing.
+pub(crate) fn install_postgres(root: &Path) -> Result<()> {
+    if bin_of_postgres().is_some() {
+        return Ok(());
+    }
+    // Debian keeps the server itself out of the path.
+    tools::install(root, &[("pg_ctlcluster", "postgresql")])
+}
+
+/// A PostgreSQL of our own.
+pub(crate) struct Postgres {
+    port: String,
+    bin: PathBuf,
+    pub(crate) daemon: Daemon,
+}
+
+impl Postgres {
+    /// Starts one; `before` stands before its line.
+    pub(crate) fn start(
+        name: &'static str,
+        folder: &Folder,
+        tls: &Certificates,
+        before: &[String],
+        settings: &[&str],
+    ) -> Result<Self> {
+        let bin = bin_of_postgres().context("PostgreSQL is not in /usr/lib/postgresql")?;
+        let program = |name: &str| bin.join(name).display().to_string();
+        let data = folder.path().join(name);
+        fs::create_dir(&data)?;
+        // PostgreSQL refuses to run as root.
+        let id = |flag: &str, of: &str| -> Result<u32> {
+            Ok(Call::new("id", Path::new("/"), [flag, of]).stdout()?.trim().parse()?)
+        };
+        // It wants the key to be its own.
+        let key = folder.path().join(format!("{name}.key"));
+        fs::copy(&tls.key, &key)?;
+        let as_postgres: &[&str] =
+            if Call::new("id", Path::new("/"), ["-u"]).stdout()?.trim() == "0" {
+                for path in [&data, &key] {
+                    chown(path, Some(id("-u", "postgres")?), Some(id("-g", "postgres")?))?;
+                }
+                &["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+            } else {
+                &[]
+            };
+        let path = data.display().to_string();
+        let line = |program: String, args: &[&str]| -> Vec<String> {
+            let before = as_postgres.iter().map(|word| (*word).to_owned());
+            before.chain([program]).chain(args.iter().map(|word| (*word).to_owned())).collect()
+        };
+        // An order of letters that is not that of their bytes, as most databases have.
+        let init = ["-D", &path, "-U", "xinfu", "-A", "trust", "-E", "UTF8", "--no-sync"];
+        let init = line(
+            program("initdb"),
+            &[&init[..], &["--locale-provider=icu", "--icu-locale=en"]].concat(),
         );
-        Ok(call.works().then_some(()))
-    })?;
-    Ok((format!("postgres://xinfu@127.0.0.1:{port}/postgres"), daemon))
+        Call::new(&init[0], folder.path(), &init[1..]).stdout()?;
+        let port = free_port()?.to_string();
+        let (cert, key) =
+            (format!("ssl_cert_file={}", tls.cert), format!("ssl_key_file={}", key.display()));
+        let fixed = [
+            "ssl=on",
+            &cert,
+            &key,
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "max_connections=500",
+            "shared_buffers=64MB",
+        ];
+        let mut args = vec!["-D", &path, "-p", &port];
+        args.extend(fixed.iter().chain(settings).flat_map(|setting| ["-c", setting]));
+        let line = [before, &line(program("postgres"), &args)].concat();
+        let mut daemon = Daemon::start(name, None, folder.path(), &line, &[])?;
+        daemon.until("answer", |_| {
+            let call = Call::new(
+                &program("pg_isready"),
+                folder.path(),
+                ["-q", "-h", "127.0.0.1", "-p", &port],
+            );
+            Ok(call.works().then_some(()))
+        })?;
+        Ok(Self { port, bin, daemon })
+    }
+
+    /// The URL of a database.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://xinfu@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// What a database answers to a statement, in plain text.
+    pub(crate) fn ask(&self, database: &str, sql: &str) -> Result<String> {
+        let psql = self.bin.join("psql").display().to_string();
+        Call::new(&psql, Path::new("/"), ["-XAtqc", sql, &self.url(database)]).stdout()
+    }
 }
 
 /// A server of the family.

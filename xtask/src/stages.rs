@@ -151,7 +151,8 @@ fn demo(root: &Path) -> Result<()> {
 }
 
 fn bench_smoke(root: &Path) -> Result<()> {
-    bench::run(root, &["--smoke"])
+    bench::run(root, &["--smoke"])?;
+    bench::run(root, &["cluster", "--smoke"])
 }
 
 #[cfg(test)]

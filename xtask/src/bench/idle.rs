@@ -83,12 +83,13 @@ pub(super) fn measure(binary: &Path, cores: Cores, plan: &Plan) -> Result<Idle> 
     })
 }
 
-fn appid(number: usize) -> String {
+/// The appid of one of many apps.
+pub(super) fn appid(number: usize) -> String {
     format!("wx{number:016x}")
 }
 
 /// Registers apps by a file that declares them.
-fn declare(xinfu: &Xinfu, apps: usize) -> Result<()> {
+pub(super) fn declare(xinfu: &Xinfu, apps: usize) -> Result<()> {
     let secret = xinfu.folder().write("secret", "0123456789abcdef0123456789abcdef")?;
     let mut text = String::new();
     for app in 0..apps {

@@ -157,10 +157,28 @@ impl Xinfu {
 
     /// Starts the server on a core, and answers it with its host and port once it serves.
     pub(super) fn serve(&self, name: &'static str, core: usize) -> Result<(Daemon, String)> {
-        let variables: Vec<(&str, &str)> =
-            self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.start(name, Some(core), &[])
+    }
+
+    /// The same on any core, with more variables.
+    pub(super) fn serve_with(
+        &self,
+        name: &'static str,
+        more: &[(&str, &str)],
+    ) -> Result<(Daemon, String)> {
+        self.start(name, None, more)
+    }
+
+    fn start(
+        &self,
+        name: &'static str,
+        core: Option<usize>,
+        more: &[(&str, &str)],
+    ) -> Result<(Daemon, String)> {
+        let variables = self.variables.iter().map(|(name, value)| (*name, value.as_str()));
+        let variables: Vec<(&str, &str)> = variables.chain(more.iter().copied()).collect();
         let line = [self.binary.as_os_str(), "serve".as_ref()];
-        let mut daemon = Daemon::start(name, Some(core), self.folder.path(), &line, &variables)?;
+        let mut daemon = Daemon::start(name, core, self.folder.path(), &line, &variables)?;
         let host = daemon.until("say that it serves", |daemon| {
             let printed = daemon.printed()?;
             let line = printed.lines().find(|line| line.contains(" serves "));
@@ -204,7 +222,8 @@ impl Place {
         let [plain_port, tls_port, reference, proxy, tls_proxy, redis_port] = ports;
         let wechat = format!("http://127.0.0.1:{plain_port}");
         let (wechat_plain, wechat_tls) = (wechat, format!("https://127.0.0.1:{tls_port}"));
-        let wechat = nginx("wechat", cores.client, &folder, &wechat_conf(plain_port, tls_port))?;
+        let wechat =
+            nginx("wechat", Some(cores.client), &folder, &wechat_conf(plain_port, tls_port))?;
 
         let ca = folder.path().join("cert.pem").display().to_string();
         let plain = Xinfu::new(binary, &wechat_plain)?;
@@ -217,7 +236,7 @@ impl Place {
         let (tls_daemon, tls_host) = over_tls.serve("xinfu-over-tls", cores.server)?;
 
         let conf = references_conf(&key, [reference, proxy, tls_proxy], plain_port, tls_port);
-        let references = nginx("references", cores.server, &folder, &conf)?;
+        let references = nginx("references", Some(cores.server), &folder, &conf)?;
         let port = redis_port.to_string();
         let line = ["redis-server", "--port", &port, "--bind", "127.0.0.1", "--save", ""];
         let line = [&line[..], &["--appendonly", "no"]].concat();
@@ -327,7 +346,7 @@ fn certificate(root: &Path, folder: &Folder) -> Result<()> {
 }
 
 /// Ports that are free now.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+pub(super) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {
@@ -338,8 +357,14 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
     Ok(ports)
 }
 
-/// Starts an nginx with one worker, which inherits the core, and waits until it listens.
-fn nginx(name: &'static str, core: usize, folder: &Folder, servers: &str) -> Result<Daemon> {
+/// Starts an nginx with one worker, which inherits the core if one is given, and waits until it
+/// listens.
+pub(super) fn nginx(
+    name: &'static str,
+    core: Option<usize>,
+    folder: &Folder,
+    servers: &str,
+) -> Result<Daemon> {
     let home = folder.path().join(name);
     fs::create_dir(&home)?;
     let text = format!(
@@ -355,7 +380,7 @@ fn nginx(name: &'static str, core: usize, folder: &Folder, servers: &str) -> Res
     let host = format!("127.0.0.1:{}", port.context("it listens nowhere")?);
     let line = ["nginx".as_ref(), "-p".as_ref(), home.as_os_str(), "-c".as_ref(), conf.as_os_str()];
     let line = [&line[..], &["-e".as_ref(), "error.log".as_ref()]].concat();
-    let mut daemon = Daemon::start(name, Some(core), folder.path(), &line, &[])?;
+    let mut daemon = Daemon::start(name, core, folder.path(), &line, &[])?;
     daemon.until("answer", |_| Ok(get(&host, "/", None).ok()))?;
     Ok(daemon)
 }

@@ -13,18 +13,20 @@ pub(super) enum Language {
     Chinese,
 }
 
-/// The documents; what stands between the marks is written by this program.
-const DOCUMENTS: [(&str, Language); 2] =
-    [("docs/benchmarks.md", Language::English), ("docs/benchmarks.zh-CN.md", Language::Chinese)];
+/// The ends of the names of a document in both languages.
+const LANGUAGES: [(&str, Language); 2] =
+    [(".md", Language::English), (".zh-CN.md", Language::Chinese)];
+/// What stands between these marks is written by this program.
 const BEGIN: &str = "<!-- figures -->\n";
 const END: &str = "<!-- /figures -->";
 
-/// Writes the figures into the documents.
-pub(super) fn write(root: &Path, figures: &Figures) -> Result<()> {
-    for (name, language) in DOCUMENTS {
-        let path = root.join(name);
+/// Writes figures into a document of both languages.
+pub(super) fn write(root: &Path, document: &str, text: impl Fn(Language) -> String) -> Result<()> {
+    for (end, language) in LANGUAGES {
+        let name = format!("{document}{end}");
+        let path = root.join(&name);
         let old = fs::read_to_string(&path).with_context(|| format!("read {name}"))?;
-        let new = replaced(&old, &text(figures, language))
+        let new = replaced(&old, &text(language))
             .with_context(|| format!("{name} does not have the marks `{BEGIN}` and `{END}`"))?;
         fs::write(&path, new)?;
         println!("{name}: written");
@@ -52,7 +54,8 @@ pub(super) fn text(figures: &Figures, language: Language) -> String {
 }
 
 impl Language {
-    fn pick(self, english: &'static str, chinese: &'static str) -> &'static str {
+    /// What stands for it in this language.
+    pub(super) fn pick(self, english: &'static str, chinese: &'static str) -> &'static str {
         match self {
             Self::English => english,
             Self::Chinese => chinese,
@@ -61,7 +64,7 @@ impl Language {
 }
 
 /// Rows of a table, each with a line of its own.
-fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
     let mut text = line(&heads);

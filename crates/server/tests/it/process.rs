@@ -223,7 +223,8 @@ impl Process {
             return Some(code);
         }
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        ended.expect("it ends when asked to").unwrap().code()
+        let ended = ended.unwrap_or_else(|_| panic!("it does not end: {}", self.err()));
+        ended.unwrap().code()
     }
 }
 

@@ -303,8 +303,11 @@ impl Known {
             let Some((node, (status, answer))) = self.ask(app, &path, LIMIT).await else {
                 continue;
             };
+            let errcode = answer["errcode"].as_i64().unwrap_or(0);
             if status == 200 && answer["openid"].is_string() {
                 self.worked(app);
+            } else if DEAD.contains(&errcode) {
+                self.fail(Failed::Dead, node, app, from);
             } else {
                 self.fail(Failed::Refused(status, answer), node, app, from);
             }

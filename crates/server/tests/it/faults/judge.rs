@@ -73,11 +73,6 @@ impl Judge {
         for (why, count) in &explained {
             println!("  {count} x {why}");
         }
-        for it in &done.failures {
-            let Failure { what, node, app, from, until } = it;
-            let (at, took) = (from - troubles[0].from, until - from);
-            println!("   {at:>7} ms  {took:>6} ms  {app} at {node}: {what:?}");
-        }
         assert!(
             defects.is_empty(),
             "{} failures that nothing explains, such as {:#?}\n{}; {chance}",
@@ -127,11 +122,17 @@ fn explain(failure: &Failure, troubles: &[Trouble]) -> Option<&'static str> {
         Failed::Unanswered(_) if wrong(0, &|it| it == What::Stopped(*node)) => {
             Some("no answer from a replica that was stopped")
         }
+        // Each try of its has been judged by itself.
+        Failed::Everywhere if wrong(0, &|it| matches!(it, What::Killed(_) | What::Stopped(_))) => {
+            Some("no answer at all: replica after replica was killed or stopped")
+        }
         Failed::Dead if ended(HEALED) => Some("a token that somebody outside had just ended"),
         Failed::Dead if ended(LEASE) && wrong(RECOVERED, &|it| it.befalls(*node)) => {
             Some("a token that somebody outside had ended, from a replica that could not know")
         }
-        Failed::Refused(503, _) if ended(LEASE) && wrong(LEASE, &|it| it.may_lose_a_lease()) => {
+        Failed::Refused(503, _) | Failed::Unanswered(_)
+            if ended(LEASE) && wrong(LEASE, &|it| it.may_lose_a_lease()) =>
+        {
             Some("no token: somebody outside had ended it, and its lease or the store was lost")
         }
         Failed::NoLogin(503, _) if wrong(RECOVERED, &|it| it.keeps_from_store(*node)) => {

@@ -126,7 +126,9 @@ pub(super) struct World {
 impl World {
     pub(super) async fn start(sharing: Sharing) -> Self {
         let sim = SimProcess::start(&APPS.map(|app| (app, SECRET))).await;
-        sim.control("/sim/switches", &json!({"token_lifetime_secs": LIFE.as_secs()})).await;
+        // The stable issuer mints when half of a life is over, as ours asks it to.
+        let switches = json!({"token_lifetime_secs": LIFE.as_secs(), "stable_roll_secs": LIFE.as_secs() / 2 + 2});
+        sim.control("/sim/switches", &switches).await;
         // A fetch takes long enough for something to happen meanwhile.
         for path in ["/cgi-bin/token", "/cgi-bin/stable_token"] {
             let slow = json!({"kind": "latency_after", "millis": 50, "path": path});
