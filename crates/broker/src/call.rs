@@ -88,7 +88,7 @@ impl Broker {
             self.0.counters.reports.add();
             return;
         }
-        self.heard_in_time(entry, &used.token, key, Some(used.read_at())).await;
+        self.heard(entry, &used.token, key, Some(used.read_at())).await;
     }
 
     /// Makes a call to WeChat with the app's token, and again when the token was refused and has

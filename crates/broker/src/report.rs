@@ -84,13 +84,28 @@ impl Broker {
         if !entry.has_credentials() {
             return Err(ReportError::Token(TokenError::NoSuchCredential));
         }
-        self.heard(entry, token, key, None).await;
-        Ok(())
+        if self.heard(entry, token, key, None).await {
+            return Ok(());
+        }
+        let retry_after = Duration::from_secs(1);
+        Err(ReportError::Token(TokenError::Deadline { retry_after }))
     }
 
     /// Hears that a token failed: checks it if it is the current one, and replaces it if need be.
-    /// `sent` is when the call that failed was sent, at the earliest, where that is known.
+    /// `sent` is when the call that failed was sent, at the earliest, where that is known. Answers
+    /// whether that was done in time: another process may hold the lease. If not, it goes on.
     pub(crate) async fn heard(
+        &self,
+        entry: &Arc<AppEntry>,
+        token: &GlobalToken,
+        key: Option<&ClientKey>,
+        sent: Option<Timestamp>,
+    ) -> bool {
+        let checked = self.checked(entry, token, key, sent);
+        tokio::time::timeout(self.flight_patience(), checked).await.is_ok()
+    }
+
+    async fn checked(
         &self,
         entry: &Arc<AppEntry>,
         token: &GlobalToken,
@@ -140,19 +155,6 @@ impl Broker {
                 }
             }
         }
-    }
-
-    /// The same for somebody who waits for more than this, and not for as long as a check may take:
-    /// another process may hold the lease. The check goes on.
-    pub(crate) async fn heard_in_time(
-        &self,
-        entry: &Arc<AppEntry>,
-        token: &GlobalToken,
-        key: Option<&ClientKey>,
-        sent: Option<Timestamp>,
-    ) {
-        let heard = self.heard(entry, token, key, sent);
-        drop(tokio::time::timeout(self.flight_patience(), heard).await);
     }
 
     /// What there is to say to a report of `generation` now. Starts the check when nothing is

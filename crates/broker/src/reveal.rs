@@ -52,7 +52,7 @@ impl Broker {
         if !self.0.revealed.again(key, &entry.app().id, view.generation) {
             return Ok(view);
         }
-        self.heard_in_time(entry, &view.token, Some(key), None).await;
+        self.heard(entry, &view.token, Some(key), None).await;
         let now = self.token(entry, Some(key), Duration::ZERO).await?;
         if now.generation != view.generation {
             self.0.revealed.again(key, &entry.app().id, now.generation);
@@ -64,7 +64,7 @@ impl Broker {
     /// one there is.
     pub async fn suspect(&self, entry: &Arc<AppEntry>, key: &ClientKey) {
         if let Some(view) = self.token_now(entry, None, Duration::ZERO) {
-            self.heard_in_time(entry, &view.token, Some(key), None).await;
+            self.heard(entry, &view.token, Some(key), None).await;
         }
     }
 }

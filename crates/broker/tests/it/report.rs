@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use broker::{AppChange, Attempts, ReportError, app::Issuer, audit::Actor, store::Acquired};
+use broker::{
+    AppChange, Attempts, ReportError, TokenError, app::Issuer, audit::Actor, store::Acquired,
+};
 use futures_util::future::join_all;
 use sim::{Fault, FaultKind, TokenState};
 use wechat::{GlobalToken, OpenId};
@@ -222,13 +224,19 @@ async fn a_suspicion_waits_for_no_lease_of_a_process_that_died() {
     let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
     let broker = &replica.broker;
     let key = add_key(broker, "k").await;
-    read(broker, &entry).await;
+    let token = read(broker, &entry).await.token;
     let (_, shared) = world.stores().await;
     let name = token_of(APP).to_string();
     let got = shared.acquire(&name, "somebody-killed", secs(40)).await.unwrap();
     assert!(matches!(got, Acquired::Yes(_)));
     let began = world.clock.now();
     broker.suspect(&entry, &key).await;
+    let waited = world.clock.now().since(began);
+    assert!(waited < secs(15), "{waited:?}");
+    // Nor does a report, which is told to come back.
+    let began = world.clock.now();
+    let reported = broker.report(&entry, Some(&key), &token, 40001).await;
+    assert!(matches!(reported, Err(ReportError::Token(TokenError::Deadline { .. }))));
     let waited = world.clock.now().since(began);
     assert!(waited < secs(15), "{waited:?}");
     // It was looked at all the same, once the lease was over.

@@ -130,6 +130,9 @@ fn explain(failure: &Failure, troubles: &[Trouble]) -> Option<&'static str> {
         Failed::Dead if ended(LEASE) && wrong(RECOVERED, &|it| it.befalls(*node)) => {
             Some("a token that somebody outside had ended, from a replica that could not know")
         }
+        Failed::Dead if ended(LEASE) && wrong(LEASE, &|it| it.may_lose_a_lease()) => {
+            Some("a token that somebody outside had ended, while its lease was lost")
+        }
         Failed::Refused(503, _) | Failed::Unanswered(_)
             if ended(LEASE) && wrong(LEASE, &|it| it.may_lose_a_lease()) =>
         {
