@@ -62,7 +62,7 @@ pub struct PostgresStore {
     pool: Pool,
     wakes: Arc<Wakes>,
     /// Until when the database is left alone, since it did not answer.
-    away_until: watch::Sender<Instant>,
+    away_until: Arc<watch::Sender<Instant>>,
 }
 
 /// A write under way. What is not committed is rolled back when this goes.

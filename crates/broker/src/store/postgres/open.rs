@@ -206,11 +206,16 @@ impl PostgresStore {
 
     /// Opens the store; a change that nobody tells is noticed within `look_every`.
     pub(super) async fn open_looking(url: &PostgresUrl, look_every: Duration) -> StoreResult<Self> {
-        let wakes = Arc::new(Wakes::of(url.clone(), look_every));
-        let store =
-            Self { pool: pool(url)?, wakes, away_until: watch::Sender::new(Instant::now()) };
+        let store = Self::unopened(url, look_every)?;
         store.on(async |db| migrate(db).await).await?;
         Ok(store)
+    }
+
+    /// The store before anybody has asked the database for anything.
+    pub(super) fn unopened(url: &PostgresUrl, look_every: Duration) -> StoreResult<Self> {
+        let wakes = Arc::new(Wakes::of(url.clone(), look_every));
+        let away_until = Arc::new(watch::Sender::new(Instant::now()));
+        Ok(Self { pool: pool(url)?, wakes, away_until })
     }
 }
 
