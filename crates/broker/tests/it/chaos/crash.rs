@@ -57,9 +57,10 @@ fn killed_everywhere(
         let time = if let Kill::After(tenths) = kill { SECOND / 10 * tenths } else { SECOND * 20 };
         chaos.pass(time);
         let burnt = chaos.link(0).is_burnt();
+        // One that stands still since its fuse burnt down has its flights, but no lease any more.
         let held = |name: &str| {
-            let now = chaos.sim().now();
-            chaos.records().read().leases.iter().any(|it| it.name == name && now < it.over())
+            let written = chaos.records().read();
+            written.leases.iter().any(|it| it.name == name && it.released.is_none())
         };
         let apps = APPS.iter().map(|(appid, _)| (*appid).to_owned());
         let refreshing = apps.filter(|appid| held(&name_of_lease(appid))).collect();

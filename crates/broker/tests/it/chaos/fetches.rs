@@ -7,7 +7,7 @@ use sim::CallEntry;
 
 use super::{
     judge::{Heard, Judge, STEP, Wrong, is_unheard, name_of_lease},
-    records::{Holding, Written},
+    records::{Holding, Put, Written},
 };
 
 /// A replica gives a call up after so long, in milliseconds.
@@ -16,6 +16,8 @@ const GIVEN_UP: i64 = 8_000;
 const GAVE_THE_STORE_UP: i64 = 10_000;
 /// What was heard is stored after so long, in milliseconds, over the slowest of links.
 const STORED: i64 = 1_500;
+/// Replicas know the store's time to within two seconds; then there are steps.
+const CLOCKS: i64 = 2_500;
 /// The same token again: so long until the next try, in milliseconds.
 const SAME_AGAIN: i64 = 15_000;
 
@@ -71,9 +73,8 @@ impl<'a> Fetches<'a> {
             });
             let again = issuer == Issuer::Stable
                 && !call.force
-                && calls.last().is_some_and(|last| {
-                    last.ip == ip
-                        && !last.again
+                && calls.iter().rfind(|last| last.ip == ip).is_some_and(|last| {
+                    !last.again
                         && is_unheard(last.call)
                         && call.sent_at < last.call.sent_at + GIVEN_UP
                 });
@@ -131,7 +132,7 @@ impl<'a> Fetches<'a> {
                 .puts()
                 .any(|put| it.call.answered_with(&put.token) && put.at.as_millis() <= by);
             assert!(
-                stored || self.was_overtaken(it),
+                stored || self.asks_once_more(it),
                 "fetched for nothing: {:?} (seed {})",
                 it.call,
                 self.judge.seed
@@ -141,8 +142,6 @@ impl<'a> Fetches<'a> {
 
     /// P1: none before the token is due, or is said not to work.
     fn each_due(&self) {
-        /// Clocks are known to within two seconds; then there are steps.
-        const TOLERANCE: i64 = 2_500;
         /// How old a report is that still has to be looked into, in milliseconds.
         const REPORTED: i64 = 90_000;
         for it in &self.calls {
@@ -152,7 +151,7 @@ impl<'a> Fetches<'a> {
                 let rows =
                     || self.written.rows.iter().filter(|row| row.id.app.as_str() == self.appid);
                 let row = rows().rfind(|row| row.from.as_millis() <= at);
-                row.is_none_or(|row| row.dead || row.refresh_at.as_millis() <= sent + TOLERANCE)
+                row.is_none_or(|row| row.dead || row.refresh_at.as_millis() <= sent + CLOCKS)
             };
             let reported = self.heard.reported.iter().any(|report| {
                 let at = report.at.as_millis();
@@ -161,11 +160,7 @@ impl<'a> Fetches<'a> {
                     && (from - REPORTED..=sent).contains(&at)
             });
             assert!(
-                due_as_of(from - 1)
-                    || due_as_of(from)
-                    || reported
-                    || self.could_not_reach_the_store(it)
-                    || self.was_overtaken(it),
+                due_as_of(from - 1) || due_as_of(from) || reported || self.asks_once_more(it),
                 "not due: {:?} (seed {})",
                 it.call,
                 self.judge.seed
@@ -177,7 +172,8 @@ impl<'a> Fetches<'a> {
     /// says that the token does not work.
     fn same_token_not_at_once(&self) {
         let mut brought: HashMap<&str, i64> = HashMap::new();
-        for it in self.calls.iter().filter(|it| self.came_through(it)) {
+        let normal = self.calls.iter().filter(|it| !it.call.force && self.came_through(it));
+        for it in normal {
             let token = it.call.answered.as_deref().expect("it brought one");
             let before = brought.insert(token, it.answered_at());
             let reported = self.heard.reported.iter().any(|report| {
@@ -185,7 +181,9 @@ impl<'a> Fetches<'a> {
                 report.appid == self.appid && (it.left - SAME_AGAIN..=it.call.sent_at).contains(&at)
             });
             assert!(
-                reported || before.is_none_or(|at| at + SAME_AGAIN - STEP <= it.call.sent_at),
+                reported
+                    || self.asks_once_more(it)
+                    || before.is_none_or(|at| at + SAME_AGAIN - CLOCKS <= it.call.sent_at),
                 "the same token again at once: {:?} (seed {})",
                 it.call,
                 self.judge.seed
@@ -253,7 +251,7 @@ impl<'a> Fetches<'a> {
             .map(|it| (it.ip, it.at.as_millis()))
     }
 
-    fn puts(&self) -> impl Iterator<Item = &'a super::records::Put> {
+    fn puts(&self) -> impl Iterator<Item = &'a Put> {
         self.written.puts.iter().filter(|put| put.id.app.as_str() == self.appid)
     }
 
@@ -263,7 +261,8 @@ impl<'a> Fetches<'a> {
     }
 
     fn could_not_reach_the_store(&self, it: &Fetch<'_>) -> bool {
-        self.judge.any(&[Wrong::Alone], it.ip, it.left - GAVE_THE_STORE_UP, it.call.sent_at)
+        let from = self.judge.awake_before(it.ip, it.left, GAVE_THE_STORE_UP);
+        self.judge.any(&[Wrong::Alone], it.ip, from, it.call.sent_at)
     }
 
     /// Whether a token was brought, under a lease, to a replica that had no trouble before it was stored.
@@ -278,16 +277,24 @@ impl<'a> Fetches<'a> {
             && !self.judge.any(&wrong, it.ip, it.left, it.answered_at() + STORED)
     }
 
-    /// Whether somebody else, who had lost the lease, stored another token meanwhile.
-    fn was_overtaken(&self, it: &Fetch<'_>) -> bool {
-        /// A put that loses asks once more, under a new lease.
-        const ONCE_MORE: i64 = 15_000;
-        let around = it.left - ONCE_MORE..=it.call.answered_at.unwrap_or(it.call.sent_at) + STORED;
-        let lost = |put: &super::records::Put| {
+    /// Whether WeChat is asked once more to settle whose token it has kept: somebody who had lost the
+    /// lease stored another one meanwhile, or this replica had asked without a lease before.
+    fn asks_once_more(&self, it: &Fetch<'_>) -> bool {
+        /// So long before, in milliseconds.
+        const BEFORE: i64 = 15_000;
+        let from = self.judge.awake_before(it.ip, it.left, BEFORE);
+        let around = from..=it.call.answered_at.unwrap_or(it.call.sent_at) + STORED;
+        let lost = |put: &Put| {
             let at = put.at.as_millis();
             self.judge.any(&[Wrong::Alone, Wrong::Stopped], put.ip, at - 60_000, at)
         };
-        self.puts().any(|put| put.ip != it.ip && around.contains(&put.at.as_millis()) && lost(put))
+        let overtaken = self
+            .puts()
+            .any(|put| put.ip != it.ip && around.contains(&put.at.as_millis()) && lost(put));
+        let alone = self.calls.iter().any(|other| {
+            other.ip == it.ip && other.lease.is_none() && around.contains(&other.call.sent_at)
+        });
+        overtaken || alone
     }
 }
 

@@ -94,8 +94,8 @@ struct Spell {
 pub(super) struct Judge {
     pub(super) seed: u64,
     spells: Vec<Spell>,
-    /// Somebody outside ended an app's tokens without a mint.
-    ended: Vec<(&'static str, i64)>,
+    /// Somebody outside ended an app's token then, and WeChat gives no better one before that.
+    ended: Vec<(&'static str, i64, i64)>,
 }
 
 impl Judge {
@@ -121,8 +121,8 @@ impl Judge {
         spells.for_each(|it| it.until = it.until.min(now));
     }
 
-    pub(super) fn ended(&mut self, appid: &'static str, now: Timestamp) {
-        self.ended.push((appid, now.as_millis()));
+    pub(super) fn ended(&mut self, appid: &'static str, now: Timestamp, until: Timestamp) {
+        self.ended.push((appid, now.as_millis(), until.as_millis()));
     }
 
     /// Whether something of this kind was wrong with a replica within a time.
@@ -152,6 +152,21 @@ impl Judge {
                 None => return left,
             }
         }
+    }
+
+    /// So long before, by the time that a replica was awake.
+    pub(super) fn awake_before(&self, ip: IpAddr, at: i64, millis: i64) -> i64 {
+        let mut from = at - millis;
+        let stops = |it: &&Spell| it.wrong == Wrong::Stopped && it.ip == ip;
+        while let Some(stop) = self
+            .spells
+            .iter()
+            .filter(stops)
+            .find(|it| it.from <= at && from <= it.until && it.from - millis < from)
+        {
+            from = stop.from - millis;
+        }
+        from
     }
 
     /// Whether a replica may have lost a lease within this time, or worked without one.
@@ -195,7 +210,10 @@ impl Judge {
                 let failed = call.path == "(foreign)" || !call.faults.is_empty();
                 call.appid == appid && failed && (within(call.sent_at) || within(ended))
             });
-            let ended = self.ended.iter().any(|(of, at)| *of == appid && within(*at));
+            let ended = self
+                .ended
+                .iter()
+                .any(|(of, begun, over)| *of == appid && *begun <= until && from <= *over);
             let holder_in_trouble = written.leases.iter().any(|held| {
                 let (begun, over) = (held.from.as_millis(), held.over().as_millis());
                 held.name == name_of_lease(appid)
@@ -291,7 +309,7 @@ impl Judge {
         /// Clocks are known to within two seconds, and a token is read before it is looked at.
         const TOLERANCE: Duration = Duration::from_secs(3);
         let mut ended: HashMap<&str, Vec<i64>> = HashMap::new();
-        for (appid, at) in &self.ended {
+        for (appid, at, _) in &self.ended {
             ended.entry(*appid).or_default().push(*at);
         }
         for call in log {

@@ -7,7 +7,7 @@ use broker::app::Issuer;
 use clock::Timestamp;
 use sim::Sim;
 
-use super::driver::APPS;
+use super::driver::{APPS, LIFE};
 use crate::{day::Dice, harness::START};
 
 pub(super) struct Outsider {
@@ -47,12 +47,19 @@ impl Outsider {
         self.when.contains(&now) && now.secs_since(self.when.start) % self.every == 0
     }
 
-    pub(super) fn act(&self, sim: &Sim) {
+    /// Answers when WeChat gives a token that works, though none is forced.
+    pub(super) fn act(&self, sim: &Sim, now: Timestamp) -> Timestamp {
+        /// How long nobody looks when only a forced refresh would help, and none is left.
+        const NOT_LOOKED: Duration = Duration::from_secs(300);
         match self.how {
             How::Mints(issuer) => {
                 sim.foreign_refresh(self.appid, issuer, true).expect("the app is known");
+                now
             }
-            How::Ends => sim.end_tokens(self.appid),
+            How::Ends => {
+                sim.end_tokens(self.appid);
+                now + LIFE + NOT_LOOKED
+            }
         }
     }
 }

@@ -109,7 +109,7 @@ impl Records {
         }
     }
 
-    pub(super) fn released(&self, _: IpAddr, lease: &Lease, (): &()) {
+    pub(super) fn released(&self, _: IpAddr, (lease,): (&Lease,), (): &()) {
         let now = self.clock.now();
         if let Some(held) = self.read().held(lease) {
             held.released = Some(now);
