@@ -572,78 +572,8 @@ impl Chaos {
         written.spent.iter().filter(|it| it.api == api && !it.granted).count()
     }
 
-    fn debug_dump(&self) {
-        let mut lines: Vec<(i64, String)> = Vec::new();
-        for line in &self.story {
-            let at: f64 = line.split(' ').next().unwrap().parse().unwrap();
-            lines.push((START.as_millis() + (at * 1000.0).round() as i64, format!("EVENT {line}")));
-        }
-        for call in self.sim.calls().log {
-            lines.push((
-                call.sent_at,
-                format!(
-                    "CALL {:?} {} {} err {:?} force {} ans {:?} dec {} answ {:?} {:?}",
-                    call.client_ip,
-                    call.path,
-                    call.appid,
-                    call.errcode,
-                    call.force,
-                    call.answered,
-                    call.decided_at,
-                    call.answered_at,
-                    call.faults
-                ),
-            ));
-        }
-        let w = self.records.read();
-        for l in &w.leases {
-            lines.push((
-                l.from.as_millis(),
-                format!(
-                    "LEASE {} {} until {} released {:?}",
-                    l.ip,
-                    l.name,
-                    l.until.as_millis(),
-                    l.released.map(|t| t.as_millis())
-                ),
-            ));
-        }
-        for l in &w.puts {
-            let log = self.sim.calls().log;
-            let short =
-                log.iter().find(|c| c.answered_with(&l.token)).and_then(|c| c.answered.clone());
-            lines.push((
-                l.at.as_millis(),
-                format!("PUT {} {} gen {} {:?}", l.ip, l.id, l.generation, short),
-            ));
-        }
-        for l in &w.rows {
-            lines.push((
-                l.from.as_millis(),
-                format!("ROW {} refresh {} dead {}", l.id, l.refresh_at.as_millis(), l.dead),
-            ));
-        }
-        for l in &w.spent {
-            lines.push((
-                l.at.as_millis(),
-                format!("SPENT {} {} {} {}", l.ip, l.app, l.api, l.granted),
-            ));
-        }
-        let h = self.heard.lock().unwrap();
-        for r in &h.reported {
-            lines.push((r.at.as_millis(), format!("REPORT {} {}", r.ip, r.appid)));
-        }
-        for r in &h.refused {
-            lines.push((r.at.as_millis(), format!("REFUSED {} {} {}", r.ip, r.appid, r.why)));
-        }
-        lines.sort_by_key(|(at, _)| *at);
-        let text: String = lines.iter().map(|(at, l)| format!("{at} {l}\n")).collect();
-        std::fs::write(format!("/tmp/stories/{}", self.seed), text).unwrap();
-    }
-
     fn judge(&self) {
         self.nobody_panicked();
-        self.debug_dump();
         let heard = self.heard.lock().unwrap();
         self.judge.look(&self.sim, &self.records.read(), &heard);
         // All is well again, without a restart of anything.

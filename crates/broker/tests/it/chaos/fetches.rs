@@ -18,6 +18,8 @@ const GAVE_THE_STORE_UP: i64 = 10_000;
 const STORED: i64 = 1_500;
 /// Replicas know the store's time to within two seconds; then there are steps.
 const CLOCKS: i64 = 2_500;
+/// A report of so long ago, in milliseconds, may still have to be looked into.
+const REPORTED: i64 = 90_000;
 /// The same token again: so long until the next try, in milliseconds.
 const SAME_AGAIN: i64 = 15_000;
 
@@ -67,7 +69,7 @@ impl<'a> Fetches<'a> {
             let lease = leases.iter().copied().find(|held| {
                 let released = held.released.is_none_or(|at| left <= at.as_millis());
                 held.ip == ip
-                    && held.from.as_millis() <= call.sent_at
+                    && held.from.as_millis() + STEP <= call.sent_at
                     && left + GIVEN_UP <= held.until.as_millis()
                     && released
             });
@@ -142,8 +144,6 @@ impl<'a> Fetches<'a> {
 
     /// P1: none before the token is due, or is said not to work.
     fn each_due(&self) {
-        /// How old a report is that still has to be looked into, in milliseconds.
-        const REPORTED: i64 = 90_000;
         for it in &self.calls {
             let Some(lease) = it.lease else { continue };
             let (from, sent) = (lease.from.as_millis(), it.call.sent_at);
@@ -160,7 +160,11 @@ impl<'a> Fetches<'a> {
                     && (from - REPORTED..=sent).contains(&at)
             });
             assert!(
-                due_as_of(from - 1) || due_as_of(from) || reported || self.asks_once_more(it),
+                due_as_of(from - 1)
+                    || due_as_of(from)
+                    || reported
+                    || self.could_not_reach_the_store(it)
+                    || self.asks_once_more(it),
                 "not due: {:?} (seed {})",
                 it.call,
                 self.judge.seed
@@ -178,7 +182,7 @@ impl<'a> Fetches<'a> {
             let before = brought.insert(token, it.answered_at());
             let reported = self.heard.reported.iter().any(|report| {
                 let at = report.at.as_millis();
-                report.appid == self.appid && (it.left - SAME_AGAIN..=it.call.sent_at).contains(&at)
+                report.appid == self.appid && (it.left - REPORTED..=it.call.sent_at).contains(&at)
             });
             assert!(
                 reported
@@ -280,8 +284,8 @@ impl<'a> Fetches<'a> {
     /// Whether WeChat is asked once more to settle whose token it has kept: somebody who had lost the
     /// lease stored another one meanwhile, or this replica had asked without a lease before.
     fn asks_once_more(&self, it: &Fetch<'_>) -> bool {
-        /// So long before, in milliseconds.
-        const BEFORE: i64 = 15_000;
+        /// So long before, in milliseconds: what was fetched alone waits for the store.
+        const BEFORE: i64 = 60_000;
         let from = self.judge.awake_before(it.ip, it.left, BEFORE);
         let around = from..=it.call.answered_at.unwrap_or(it.call.sent_at) + STORED;
         let lost = |put: &Put| {

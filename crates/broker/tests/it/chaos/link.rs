@@ -111,19 +111,15 @@ impl Link {
     }
 }
 
-/// Writes an answer of the store's down where that is wanted.
-macro_rules! written_down {
-    ($link:ident, $asked:expr, $answer:ident) => {};
-    ($link:ident, $asked:expr, $answer:ident, $record:ident) => {
+/// Implements a trait by passing each call on. A call with a `record` has its answer written down as
+/// soon as the store has given it, whether or not it comes back.
+macro_rules! passed_on {
+    (@record $link:ident, $asked:expr, $answer:ident) => {};
+    (@record $link:ident, $asked:expr, $answer:ident, $record:ident) => {
         if let Ok(answer) = &$answer {
             $link.records.$record($link.ip, $asked, answer);
         }
     };
-}
-
-/// Implements a trait by passing each call on. A call with a `record` has its answer written down as
-/// soon as the store has given it, whether or not it comes back.
-macro_rules! passed_on {
     ($trait:ident { $(
         fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty $(, record $record:ident)?;
     )+ }) => {
@@ -132,7 +128,7 @@ macro_rules! passed_on {
             $(async fn $name(&self, $($arg: $type),*) -> StoreResult<$answer> {
                 self.over(async {
                     let answer = $trait::$name(&self.store, $($arg),*).await;
-                    written_down!(self, ($($arg,)*), answer $(, $record)?);
+                    passed_on!(@record self, ($($arg,)*), answer $(, $record)?);
                     answer
                 })
                 .await
