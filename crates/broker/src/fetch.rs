@@ -117,6 +117,11 @@ impl Broker {
 
     async fn fetch_token(&self, job: &Job<'_>, ask: Ask) -> Result<Option<Fetched>, Trouble> {
         let app = job.app;
+        if ask == Ask::Force && job.lease.is_none() {
+            // It would end the token that somebody with a lease has just got.
+            let away = "there is no lease for a forced refresh".to_owned();
+            return Err(self.store_trouble(&StoreError::Unavailable(away)));
+        }
         self.spend(job, job.api(ask)).await?;
         // A mint ends the token before it also when we do not live to hear of it: from here on
         // that one is trusted for WeChat's overlap and no longer. (One that is not stored yet ends

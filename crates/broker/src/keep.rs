@@ -75,6 +75,9 @@ impl Broker {
                 Ok(Worked::Done)
             }
             Ok(false) => {
+                // One before it that waits for the store would go over the same generation, and has
+                // lost too; memory would not follow the store while it waits.
+                slot.state().unstored = None;
                 self.0.counters.puts_lost.add();
                 tracing::warn!(
                     app.id = %slot.id.app,

@@ -91,6 +91,10 @@ impl Held {
 pub(crate) type Outcome = Result<(), Trouble>;
 
 /// A piece of work on a credential that others can wait for.
+///
+/// At most one is under way because it is looked for and set under one lock, that of [`State`]. It is
+/// made of the standard library's mutex and tokio's watch channel alone: no order of atomic
+/// operations of our own says who starts it or who wakes, so that there is none to prove under loom.
 #[derive(Clone)]
 pub(crate) struct Flight(watch::Receiver<Option<Outcome>>);
 

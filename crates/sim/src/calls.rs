@@ -8,6 +8,8 @@ use std::{
 use clock::Timestamp;
 use serde::Serialize;
 
+use crate::rng::short_hash;
+
 /// What was called since the start or the last reset.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Calls {
@@ -77,6 +79,13 @@ pub struct CallEntry {
     pub force: bool,
     /// The kinds of the faults that were applied.
     pub faults: Vec<&'static str>,
+}
+
+impl CallEntry {
+    /// Whether it was answered with this token, web token or ticket.
+    pub fn answered_with(&self, secret: &str) -> bool {
+        self.answered.as_deref() == Some(&short_hash(secret))
+    }
 }
 
 /// The log as it is kept.

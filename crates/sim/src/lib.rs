@@ -284,6 +284,14 @@ impl Sim {
         state.foreign_mint(appid, issuer, kill, now).ok_or_else(|| unknown(appid))
     }
 
+    /// Ends the tokens of an app as WeChat does at times. The stable issuer goes on to hand out the
+    /// dead one, until it is forced or the nominal life of that token is over.
+    pub fn end_tokens(&self, appid: &str) {
+        let mut state = self.state();
+        let now = self.now();
+        state.invalidate(appid, None, true, now);
+    }
+
     /// What a business call of an app with this token would meet now.
     pub fn token_state(&self, appid: &str, token: &str) -> TokenState {
         self.state().token_state(appid, token, self.now())

@@ -73,13 +73,18 @@ async fn the_settings_are_those_of_a_careful_store() {
     let (_dir, path) = file();
     let store = open(&path).await;
     let connection = store.connection.lock().await;
-    let pragma = |name: &str| -> Value {
+    let pragma = |connection: &Connection, name: &str| -> Value {
         connection.pragma_query_value(None, name, |row| row.get(0)).unwrap()
     };
-    assert_eq!(pragma("journal_mode"), Value::Text("wal".to_owned()));
-    assert_eq!(pragma("synchronous"), Value::Integer(2));
-    assert_eq!(pragma("foreign_keys"), Value::Integer(1));
-    assert_eq!(pragma("busy_timeout"), Value::Integer(5000));
+    let of_the_store = |name| pragma(&connection, name);
+    assert_eq!(of_the_store("journal_mode"), Value::Text("wal".to_owned()));
+    assert_eq!(of_the_store("synchronous"), Value::Integer(2), "FULL");
+    assert_eq!(of_the_store("fullfsync"), Value::Integer(1));
+    assert_eq!(of_the_store("foreign_keys"), Value::Integer(1));
+    assert_eq!(of_the_store("busy_timeout"), Value::Integer(5000));
+    let watching = open::open_watching(&path, BUSY).unwrap();
+    assert_eq!(pragma(&watching, "query_only"), Value::Integer(1));
+    assert_eq!(pragma(&watching, "busy_timeout"), Value::Integer(5000));
 }
 
 #[cfg(unix)]

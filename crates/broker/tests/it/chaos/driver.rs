@@ -20,8 +20,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wechat::AuthCode;
 
 use super::{
-    judge::{Judge, Refused, Seen},
+    judge::{Heard, Judge, Refused, Reported, Seen, Told, Wrong},
     link::Link,
+    outsider::Outsider,
+    panics,
+    records::Records,
 };
 use crate::{
     day::Dice,
@@ -42,6 +45,8 @@ const STEP: Duration = Duration::from_millis(100);
 const TROUBLE: Duration = Duration::from_secs(30 * 60);
 /// So long nothing happens any more.
 const PEACE: Duration = Duration::from_secs(4 * 60);
+/// A link whose every way takes longer, in milliseconds, tries the patience of readers.
+const SLOW: u64 = 300;
 
 pub(super) struct Chaos {
     seed: u64,
@@ -51,8 +56,13 @@ pub(super) struct Chaos {
     wechat: Runtime,
     nodes: Vec<Node>,
     judge: Judge,
-    shared: Arc<Mutex<(Vec<Seen>, Vec<Refused>)>>,
-    codes: u64,
+    /// What was done at the store.
+    records: Records,
+    /// What services heard.
+    heard: Arc<Mutex<Heard>>,
+    /// The key of all services.
+    key: Option<String>,
+    outsider: Option<Outsider>,
     /// Whether services read tokens all the time.
     services: bool,
     story: Vec<String>,
@@ -99,6 +109,12 @@ impl Chaos {
         let wrong = (0..3 + dice.roll(3)).map(|_| [0, 0, 600, -600][dice.roll(4) as usize]);
         let wrong: Vec<_> = wrong.collect();
         let mut chaos = Self::with(seed, dice, &wrong);
+        chaos.outsider = Outsider::by(&mut chaos.dice);
+        if chaos.dice.roll(3) == 0 {
+            // WeChat goes on with a token for longer, so that it comes back when another is due.
+            let switches = chaos.sim.switches();
+            chaos.sim.set_switches(Switches { stable_roll_secs: 200, ..switches });
+        }
         chaos.services = true;
         chaos.let_services_read(0);
         chaos
@@ -111,7 +127,10 @@ impl Chaos {
 
     /// Replicas whose clocks are wrong by so many seconds.
     fn with(seed: u64, dice: Dice, wrong: &[i64]) -> Self {
+        panics::count();
         let clock = Clock::by_hand(START);
+        let records = Records::by(&clock);
+        let mut judge = Judge::new(seed);
         let sim = Sim::new(sim::Options {
             switches: Switches { token_lifetime_secs: LIFE.as_secs(), ..Switches::default() },
             ..sim::Options::new(clock.clone(), seed)
@@ -124,9 +143,10 @@ impl Chaos {
             let (wire, end) = wire(ip);
             let _entered = wechat.enter();
             TaskTracker::new().spawn(end.serve(sim.clone()));
+            judge.goes_wrong(Wrong::Down, ip, START, None);
             nodes.push(Node {
                 ip,
-                link: Link::to(&store),
+                link: Link::of(ip, &store, &records),
                 wire,
                 wrong,
                 state: State::Down(START),
@@ -137,8 +157,6 @@ impl Chaos {
         for (appid, _) in APPS {
             sim.add_app(AppSpec::new(appid, secret_of(appid)));
         }
-        let shared = Arc::default();
-        let judge = Judge::new(seed);
         let story = Vec::new();
         let mut chaos = Self {
             seed,
@@ -148,8 +166,10 @@ impl Chaos {
             wechat,
             nodes,
             judge,
-            shared,
-            codes: 0,
+            records,
+            heard: Arc::default(),
+            key: None,
+            outsider: None,
             services: false,
             story,
         };
@@ -198,6 +218,7 @@ impl Chaos {
             ..wechat::Config::default()
         };
         let (link, wire, wrong) = (node.link.clone(), node.wire.clone(), node.wrong);
+        let known = self.key.clone();
         let opened = runtime.block_on(async {
             let broker = Broker::open(Parts {
                 store: Arc::new(link.clone()),
@@ -210,14 +231,24 @@ impl Chaos {
             })
             .await
             .ok()?;
-            let new = broker.add_key("services", Rights::all(), None, &Actor::System).await.ok()?;
-            let key = broker.authenticate(new.expose()).ok()?;
+            let key = match known {
+                Some(key) => key,
+                None => {
+                    let new = broker.add_key("services", Rights::all(), None, &Actor::System).await;
+                    new.ok()?.expose().to_owned()
+                }
+            };
+            let service = broker.authenticate(&key).ok()?;
             let running = broker.clone();
             TaskTracker::new().spawn(async move { running.run(CancellationToken::new()).await });
-            Some((broker, key))
+            Some((broker, service, key))
         });
         node.state = match opened {
-            Some((broker, key)) => State::Up(Running { runtime, broker, key }),
+            Some((broker, service, key)) => {
+                self.key = Some(key);
+                self.judge.mended(Wrong::Down, node.ip, now);
+                State::Up(Running { runtime, broker, key: service })
+            }
             None => State::Down(now + Duration::from_secs(5)),
         };
         let up = matches!(node.state, State::Up(_));
@@ -232,9 +263,10 @@ impl Chaos {
         let node = &self.nodes[at];
         let State::Up(Running { runtime, broker, key }) = &node.state else { return };
         let _entered = runtime.enter();
+        let ip = node.ip;
         for (app, (appid, _)) in APPS.iter().enumerate() {
             let (broker, key, sim) = (broker.clone(), Arc::clone(key), self.sim.clone());
-            let (clock, seen) = (self.clock.clone(), Arc::clone(&self.shared));
+            let (clock, heard) = (self.clock.clone(), Arc::clone(&self.heard));
             let mut dice = Dice::new(self.seed * 1_000 + (at * 10 + app) as u64);
             TaskTracker::new().spawn(async move {
                 loop {
@@ -242,25 +274,20 @@ impl Chaos {
                     let Some(entry) = broker.app(appid) else { continue };
                     let asked = clock.now();
                     let read = broker.token(&entry, Some(&key), Duration::ZERO).await;
+                    let at = clock.now();
                     let view = match read {
                         Ok(view) => view,
                         Err(err) => {
-                            let refused =
-                                Refused { node: at, appid, at: clock.now(), why: err.to_string() };
-                            seen.lock().unwrap().1.push(refused);
+                            let refused = Refused { ip, appid, asked, at, why: err.to_string() };
+                            heard.lock().unwrap().refused.push(refused);
                             continue;
                         }
                     };
                     let state = sim.token_state(appid, view.token.expose());
-                    seen.lock().unwrap().0.push(Seen {
-                        node: at,
-                        appid,
-                        asked,
-                        at: clock.now(),
-                        state,
-                        view: view.clone(),
-                    });
+                    let seen = Seen { ip, appid, asked, at, state, view: view.clone() };
+                    heard.lock().unwrap().seen.push(seen);
                     if state != sim::TokenState::Live {
+                        heard.lock().unwrap().reported.push(Reported { ip, appid, at });
                         drop(broker.report(&entry, Some(&key), &view.token, 40001).await);
                     }
                 }
@@ -270,6 +297,10 @@ impl Chaos {
 
     pub(super) fn sim(&self) -> &Sim {
         &self.sim
+    }
+
+    pub(super) fn records(&self) -> &Records {
+        &self.records
     }
 
     pub(super) fn link(&self, at: usize) -> &Link {
@@ -325,6 +356,7 @@ impl Chaos {
         while self.now() < end {
             if self.now().as_millis() % 1_000 == 0 {
                 self.happen();
+                self.let_the_outsider_act();
             }
             self.step();
         }
@@ -392,7 +424,7 @@ impl Chaos {
                     let until = node.link_cut_until.map_or(until, |other| other.max(until));
                     node.link.cut(true);
                     node.link_cut_until = Some(until);
-                    self.judge.alone(node.ip, now, until);
+                    self.judge.goes_wrong(Wrong::Alone, node.ip, now, Some(until));
                     "store cut"
                 }
                 2..5 => {
@@ -400,7 +432,7 @@ impl Chaos {
                     let until = node.wire_cut_until.map_or(until, |other| other.max(until));
                     node.wire.cut(true);
                     node.wire_cut_until = Some(until);
-                    self.judge.cut_off(node.ip, now, until);
+                    self.judge.goes_wrong(Wrong::CutOff, node.ip, now, Some(until));
                     "WeChat cut"
                 }
                 5..6 => {
@@ -409,7 +441,7 @@ impl Chaos {
                     match std::mem::replace(&mut node.state, down) {
                         State::Up(running) => {
                             node.state = State::Stopped(running, until, Duration::ZERO);
-                            self.judge.stopped(node.ip, now, until);
+                            self.judge.goes_wrong(Wrong::Stopped, node.ip, now, Some(until));
                         }
                         other => node.state = other,
                     }
@@ -420,12 +452,17 @@ impl Chaos {
                     if let State::Up(_) = node.state {
                         // Its runtime goes with all of its tasks, as by SIGKILL.
                         node.state = State::Down(until);
-                        self.judge.killed(node.ip, now);
+                        self.judge.goes_wrong(Wrong::Down, node.ip, now, None);
                     }
                     "killed"
                 }
                 8..14 => {
-                    node.link.slow(1 + self.dice.roll(800));
+                    let millis = 1 + self.dice.roll(800);
+                    node.link.slow(millis);
+                    self.judge.mended(Wrong::Slow, node.ip, now);
+                    if millis > SLOW {
+                        self.judge.goes_wrong(Wrong::Slow, node.ip, now, None);
+                    }
                     "slow"
                 }
                 _ => continue,
@@ -449,6 +486,15 @@ impl Chaos {
         }
     }
 
+    /// Somebody outside ends an app's token, again and again.
+    fn let_the_outsider_act(&mut self) {
+        let now = self.now();
+        let Some(outsider) = self.outsider.as_ref().filter(|it| it.acts_at(now)) else { return };
+        let healed = outsider.act(&self.sim, now);
+        self.judge.ended(outsider.appid, now, healed);
+        self.tell("the outsider acts");
+    }
+
     fn set_fault(&mut self) {
         let kinds = [
             FaultKind::Errcode { code: -1, ip: None, message: None },
@@ -467,25 +513,28 @@ impl Chaos {
         self.sim.set_fault(Fault::new(kind).times(1 + self.dice.roll(5)));
     }
 
-    /// A user comes back with a code, and two replicas are asked to exchange it.
+    /// A user comes back with a code, and three replicas are asked to exchange it, one of them by
+    /// another browser.
     fn log_in(&mut self) {
-        self.codes += 1;
         let (appid, _) = APPS[self.dice.roll(3) as usize];
         let openid = format!("oUser{:023}", self.dice.roll(20));
         self.sim.add_user(UserSpec::new(appid, &openid)).unwrap();
         let code = self.sim.issue_code(appid, &openid, sim::Scope::Base, false).unwrap();
-        for _ in 0..2 {
+        let other = self.dice.roll(3);
+        for nth in 0..3 {
             let at = self.dice.roll(self.nodes.len() as u64) as usize;
             let State::Up(Running { runtime, broker, key }) = &self.nodes[at].state else {
                 continue;
             };
             let _entered = runtime.enter();
-            let (broker, key, code) =
-                (broker.clone(), Arc::clone(key), AuthCode::new(code.as_str()));
+            let (broker, key, code) = (broker.clone(), Arc::clone(key), code.clone());
+            let heard = Arc::clone(&self.heard);
+            let binding = if nth == other { "another browser" } else { "a browser" };
             TaskTracker::new().spawn(async move {
                 let Some(entry) = broker.app(appid) else { return };
-                let proof = Proof::Binding("browser");
-                drop(broker.exchange(&entry, &key, &code, proof, None).await);
+                let (proof, brought) = (Proof::Binding(binding), AuthCode::new(code.as_str()));
+                let answer = broker.exchange(&entry, &key, &brought, proof, None).await;
+                heard.lock().unwrap().told.push(Told { code, binding, answer });
             });
         }
     }
@@ -495,9 +544,11 @@ impl Chaos {
         self.tell("peace");
         self.sim.clear_faults();
         let now = self.now();
-        self.judge.peace(now);
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
+            for wrong in [Wrong::Alone, Wrong::Slow, Wrong::CutOff, Wrong::Stopped] {
+                self.judge.mended(wrong, node.ip, now);
+            }
             node.link.cut(false);
             node.link.slow(2);
             node.wire.cut(false);
@@ -510,24 +561,36 @@ impl Chaos {
         }
     }
 
-    fn judge(&mut self) {
-        let (seen, refused) = std::mem::take(&mut *self.shared.lock().unwrap());
-        let ip_of: Vec<_> = self.nodes.iter().map(|node| node.ip).collect();
-        self.judge.look(&self.sim, &seen, &ip_of);
+    /// No task has panicked, of a replica or of anybody else: nobody else would hear of it.
+    pub(super) fn nobody_panicked(&self) {
+        assert_eq!(panics::counted(), 0, "tasks have panicked (seed {})", self.seed);
+    }
+
+    /// How often a budget held somebody back.
+    pub(super) fn held_back(&self, api: &str) -> usize {
+        let written = self.records.read();
+        written.spent.iter().filter(|it| it.api == api && !it.granted).count()
+    }
+
+    fn judge(&self) {
+        self.nobody_panicked();
+        let heard = self.heard.lock().unwrap();
+        self.judge.look(&self.sim, &self.records.read(), &heard);
         // All is well again, without a restart of anything.
         let peace = START + TROUBLE + PEACE - Duration::from_secs(60);
-        for at in 0..self.nodes.len() {
+        for Node { ip, .. } in &self.nodes {
             for (appid, _) in APPS {
-                let late = seen.iter().filter(|it| it.at > peace && it.node == at);
-                let fine = late.clone().filter(|it| it.appid == appid);
+                let late = heard.seen.iter().filter(|it| it.at > peace && it.ip == *ip);
+                let fine = late.filter(|it| it.appid == appid);
                 assert!(
                     // What somebody outside did may show as late as this.
                     fine.clone().rev().take(4).any(|it| it.state == sim::TokenState::Live),
-                    "replica {at} does not serve {appid} again: {:?}, {:?} (seed {})",
+                    "{ip} does not serve {appid} again: {:?}, {:?} (seed {})",
                     fine.map(|it| (it.at, it.state)).collect::<Vec<_>>(),
-                    refused
+                    heard
+                        .refused
                         .iter()
-                        .filter(|it| it.at > peace && (it.node, it.appid) == (at, appid))
+                        .filter(|it| it.at > peace && (it.ip, it.appid) == (*ip, appid))
                         .map(|it| (it.at, it.why.as_str()))
                         .collect::<Vec<_>>(),
                     self.seed

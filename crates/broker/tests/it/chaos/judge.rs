@@ -1,24 +1,43 @@
-//! What must hold, read off the simulator's log of calls and off what services were given.
+//! What must hold, read off the simulator's log of calls, off what was done at the store, and off what
+//! services were given.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     net::IpAddr,
     time::Duration,
 };
 
-use broker::TokenView;
+use broker::{ExchangeError, Identity, TokenView};
 use clock::Timestamp;
 use sim::{CallEntry, Sim, TokenState};
 
-use super::driver::{APPS, LIFE};
+use super::{
+    driver::{APPS, LIFE},
+    fetches::Fetches,
+    records::{Put, Written},
+};
 use crate::harness::EXCHANGE;
 
-/// A lease lasts for so long at most.
-const LEASE: Duration = Duration::from_secs(40);
+/// A lease lasts for so long at most, in milliseconds.
+const LEASE: i64 = 40_000;
+/// The world is looked at so often, in milliseconds.
+pub(super) const STEP: i64 = 100;
+/// What goes wrong is over for readers so much later, in milliseconds: the longest wait before
+/// another try, and what a try takes.
+const RECOVERY: i64 = 90_000;
+
+/// What services heard.
+#[derive(Default)]
+pub(super) struct Heard {
+    pub(super) seen: Vec<Seen>,
+    pub(super) refused: Vec<Refused>,
+    pub(super) reported: Vec<Reported>,
+    pub(super) told: Vec<Told>,
+}
 
 /// A token that a service was given.
 pub(super) struct Seen {
-    pub(super) node: usize,
+    pub(super) ip: IpAddr,
     pub(super) appid: &'static str,
     pub(super) asked: Timestamp,
     pub(super) at: Timestamp,
@@ -29,127 +48,225 @@ pub(super) struct Seen {
 
 /// A service that was given none, and why.
 pub(super) struct Refused {
-    pub(super) node: usize,
+    pub(super) ip: IpAddr,
     pub(super) appid: &'static str,
+    pub(super) asked: Timestamp,
     pub(super) at: Timestamp,
     pub(super) why: String,
 }
 
+/// A service told a replica that a token does not work.
+pub(super) struct Reported {
+    pub(super) ip: IpAddr,
+    pub(super) appid: &'static str,
+    pub(super) at: Timestamp,
+}
+
+/// What somebody heard who brought a code.
+pub(super) struct Told {
+    pub(super) code: String,
+    pub(super) binding: &'static str,
+    pub(super) answer: Result<Identity, ExchangeError>,
+}
+
+/// What may be wrong with a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// It cannot reach the store.
+    Alone,
+    /// It reaches the store so slowly that readers may lose their patience.
+    Slow,
+    /// It cannot reach WeChat.
+    CutOff,
+    Stopped,
+    /// From the kill to the next start.
+    Down,
+}
+
+/// Something is wrong with a replica for a time, in milliseconds.
+struct Spell {
+    wrong: Wrong,
+    ip: IpAddr,
+    from: i64,
+    until: i64,
+}
+
 pub(super) struct Judge {
-    seed: u64,
-    /// When replicas could not reach the store or were stopped.
-    disturbed: Vec<(IpAddr, Timestamp, Timestamp)>,
-    /// When replicas could not reach the store.
-    alone: Vec<(IpAddr, Timestamp, Timestamp)>,
-    /// When replicas could not reach WeChat.
-    cut_off: Vec<(IpAddr, Timestamp, Timestamp)>,
-    killed: Vec<(IpAddr, Timestamp)>,
+    pub(super) seed: u64,
+    spells: Vec<Spell>,
+    /// Somebody outside ended an app's token then, and WeChat gives no better one before that.
+    ended: Vec<(&'static str, i64, i64)>,
 }
 
 impl Judge {
     pub(super) fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            disturbed: Vec::new(),
-            alone: Vec::new(),
-            cut_off: Vec::new(),
-            killed: Vec::new(),
-        }
+        Self { seed, spells: Vec::new(), ended: Vec::new() }
     }
 
-    pub(super) fn stopped(&mut self, ip: IpAddr, from: Timestamp, until: Timestamp) {
-        self.disturbed.push((ip, from, until));
+    /// Something goes wrong, until a time or until it is [`Judge::mended`].
+    pub(super) fn goes_wrong(
+        &mut self,
+        wrong: Wrong,
+        ip: IpAddr,
+        from: Timestamp,
+        until: Option<Timestamp>,
+    ) {
+        let (from, until) = (from.as_millis(), until.map_or(i64::MAX, Timestamp::as_millis));
+        self.spells.push(Spell { wrong, ip, from, until });
     }
 
-    pub(super) fn alone(&mut self, ip: IpAddr, from: Timestamp, until: Timestamp) {
-        self.disturbed.push((ip, from, until));
-        self.alone.push((ip, from, until));
+    pub(super) fn mended(&mut self, wrong: Wrong, ip: IpAddr, now: Timestamp) {
+        let now = now.as_millis();
+        let spells = self.spells.iter_mut().filter(|it| it.wrong == wrong && it.ip == ip);
+        spells.for_each(|it| it.until = it.until.min(now));
     }
 
-    pub(super) fn cut_off(&mut self, ip: IpAddr, from: Timestamp, until: Timestamp) {
-        self.cut_off.push((ip, from, until));
+    pub(super) fn ended(&mut self, appid: &'static str, now: Timestamp, until: Timestamp) {
+        self.ended.push((appid, now.as_millis(), until.as_millis()));
     }
 
-    /// All is mended.
-    pub(super) fn peace(&mut self, now: Timestamp) {
-        for times in [&mut self.disturbed, &mut self.alone, &mut self.cut_off] {
-            times.iter_mut().for_each(|(_, _, until)| *until = now.min(*until));
-        }
+    /// Whether something of this kind was wrong with a replica within a time.
+    pub(super) fn any(&self, kinds: &[Wrong], ip: IpAddr, from: i64, until: i64) -> bool {
+        self.spells.iter().any(|it| {
+            kinds.contains(&it.wrong) && it.ip == ip && it.from <= until && from <= it.until
+        })
     }
 
-    pub(super) fn killed(&mut self, ip: IpAddr, at: Timestamp) {
-        self.killed.push((ip, at));
-    }
-
-    /// Whether a replica may have lost a lease within this time, or worked without one.
-    fn excused(&self, ip: IpAddr, from: i64, until: i64) -> bool {
-        let lease = i64::try_from(LEASE.as_millis()).unwrap();
-        self.disturbed.iter().any(|(of, begun, ended)| {
-            *of == ip && begun.as_millis() <= until && from <= ended.as_millis() + lease
-        }) || self
-            .killed
-            .iter()
-            .any(|(of, at)| *of == ip && from <= at.as_millis() && at.as_millis() <= until + lease)
-    }
-
-    pub(super) fn look(&self, sim: &Sim, seen: &[Seen], ip_of: &[IpAddr]) {
-        let log = sim.calls().log;
-        for (appid, _) in APPS {
-            let fetches: Vec<&CallEntry> = log.iter().filter(|it| is_fetch(it, appid)).collect();
-            self.one_at_a_time(&fetches);
-            self.classic_under_a_lease(&fetches);
-            self.within_budget(&fetches);
-        }
-        self.codes_once(&log);
-        self.one_token_each(seen, ip_of);
-        self.tokens_good(&log, seen);
-    }
-
-    /// P1: at most one fetch in flight for each token while leases hold.
-    fn one_at_a_time(&self, fetches: &[&CallEntry]) {
-        for (at, one) in fetches.iter().enumerate() {
-            // A replica gives a call up after eight seconds.
-            let end = one.answered_at.unwrap_or(one.decided_at).min(one.sent_at + 8_000);
-            for other in fetches[at + 1..].iter().take_while(|other| other.sent_at < end) {
-                let excused = [one, other].iter().any(|call| {
-                    let ip = call.client_ip.expect("a replica made it");
-                    self.excused(ip, call.sent_at, end) || self.came_late(ip, call.sent_at)
-                });
-                assert!(excused, "two at once: {one:?}\n{other:?}\n(seed {})", self.seed);
+    /// The earliest instant at which a call that came to WeChat now may have left: it may have been
+    /// held up by a cut way, or by a replica that stood still.
+    pub(super) fn left_at(&self, ip: IpAddr, came: i64) -> i64 {
+        /// What was held up is on its way again so soon.
+        const AGAIN: i64 = 3 * STEP;
+        let mut left = came - 2 * STEP;
+        loop {
+            let held_up = self.spells.iter().find(|it| {
+                let holds_up = matches!(it.wrong, Wrong::CutOff | Wrong::Stopped);
+                holds_up
+                    && it.ip == ip
+                    && it.from <= left + STEP
+                    && left <= it.until + AGAIN
+                    && it.from - STEP < left
+            });
+            match held_up {
+                Some(spell) => left = spell.from - STEP,
+                None => return left,
             }
         }
     }
 
-    /// Whether a call may have been given up by its replica before it came to WeChat: it was under way
-    /// while nothing passed.
-    fn came_late(&self, ip: IpAddr, sent: i64) -> bool {
-        self.cut_off.iter().any(|(of, begun, ended)| {
-            *of == ip && begun.as_millis() <= sent && sent <= ended.as_millis() + 1_000
-        })
+    /// So long before, by the time that a replica was awake.
+    pub(super) fn awake_before(&self, ip: IpAddr, at: i64, millis: i64) -> i64 {
+        let mut from = at - millis;
+        let stops = |it: &&Spell| it.wrong == Wrong::Stopped && it.ip == ip;
+        while let Some(stop) = self
+            .spells
+            .iter()
+            .filter(stops)
+            .find(|it| it.from <= at && from <= it.until && it.from - millis < from)
+        {
+            from = stop.from - millis;
+        }
+        from
     }
 
-    /// P1: on classic nothing is minted without a lease, and nobody has one who has not reached the store
-    /// for longer than a lease lasts.
-    fn classic_under_a_lease(&self, fetches: &[&CallEntry]) {
-        let lease = i64::try_from(LEASE.as_millis()).unwrap();
-        for call in fetches.iter().filter(|call| call.path == "/cgi-bin/token") {
-            let ip = call.client_ip.expect("a replica made it");
-            let alone = self.alone.iter().any(|(of, begun, ended)| {
-                *of == ip
-                    && begun.as_millis() + lease < call.sent_at
-                    && call.sent_at < ended.as_millis()
+    /// Whether a replica may have lost a lease within this time, or worked without one.
+    fn excused(&self, ip: IpAddr, from: i64, until: i64) -> bool {
+        self.any(&[Wrong::Alone, Wrong::Stopped], ip, from - LEASE, until)
+            || self.spells.iter().any(|it| {
+                it.wrong == Wrong::Down && it.ip == ip && (from..=until + LEASE).contains(&it.from)
+            })
+    }
+
+    pub(super) fn look(&self, sim: &Sim, written: &Written, heard: &Heard) {
+        let log = sim.calls().log;
+        for (appid, issuer) in APPS {
+            Fetches::of(self, (appid, issuer), &log, written, heard).look();
+            self.calm_readers_are_served(appid, &log, written, &heard.refused);
+            self.dead_is_not_served(appid, written, &heard.seen);
+        }
+        self.codes_once(&log);
+        self.one_user_each(&heard.told);
+        self.one_token_each(&heard.seen);
+        self.tokens_good(&log, &heard.seen);
+    }
+
+    /// P2: nobody is refused at a replica that is calm. It is when, for long enough before, nothing was
+    /// wrong with it nor with who had the app's lease, and for the app nothing went wrong at WeChat and
+    /// nobody outside ended its token.
+    fn calm_readers_are_served(
+        &self,
+        appid: &str,
+        log: &[CallEntry],
+        written: &Written,
+        refused: &[Refused],
+    ) {
+        const ANY: [Wrong; 5] =
+            [Wrong::Alone, Wrong::Slow, Wrong::CutOff, Wrong::Stopped, Wrong::Down];
+        for it in refused.iter().filter(|it| it.appid == appid) {
+            let (from, until) = (it.asked.as_millis() - RECOVERY, it.at.as_millis());
+            let within = |at: i64| (from..=until).contains(&at);
+            let wechat_fails = log.iter().any(|call| {
+                let ended = call.answered_at.unwrap_or(call.decided_at);
+                let failed = call.path == "(foreign)" || !call.faults.is_empty();
+                call.appid == appid && failed && (within(call.sent_at) || within(ended))
             });
-            assert!(!alone, "minted without a lease: {call:?} (seed {})", self.seed);
+            let ended = self
+                .ended
+                .iter()
+                .any(|(of, begun, over)| *of == appid && *begun <= until && from <= *over);
+            let holder_in_trouble = written.leases.iter().any(|held| {
+                let (begun, over) = (held.from.as_millis(), held.over().as_millis());
+                held.name == name_of_lease(appid)
+                    && begun <= until
+                    && from <= over
+                    && self.any(&ANY, held.ip, begun, over.min(until))
+            });
+            let calm = !wechat_fails
+                && !ended
+                && !holder_in_trouble
+                && !self.any(&ANY, it.ip, from, until);
+            assert!(
+                !calm,
+                "refused by {} although all was calm: {}, {appid} at {:?} (seed {})",
+                it.ip, it.why, it.at, self.seed
+            );
+        }
+    }
+
+    /// P3: a token that is known to be dead is not served: not by who found out, and not by those that
+    /// have reached the store since.
+    fn dead_is_not_served(&self, appid: &str, written: &Written, seen: &[Seen]) {
+        /// What one replica writes, others have read so soon, in milliseconds.
+        const FOLLOWED: i64 = 4_000;
+        let cut = [Wrong::Alone, Wrong::Slow, Wrong::Stopped, Wrong::Down];
+        for dead in written.dead.iter().filter(|it| it.id.app.as_str() == appid) {
+            let token = written.puts.iter().rfind(|put| {
+                put.id == dead.id && put.generation == dead.generation && put.at <= dead.at
+            });
+            let Some(Put { token, .. }) = token else { continue };
+            for it in seen.iter().filter(|it| it.appid == appid && it.view.token.expose() == token)
+            {
+                let (marked, asked) = (dead.at.as_millis(), it.asked.as_millis());
+                let knows = it.ip == dead.ip
+                    || (asked > marked + FOLLOWED && !self.any(&cut, it.ip, marked, asked));
+                assert!(
+                    asked <= marked || !knows,
+                    "{} serves a dead token of {appid} at {:?} (seed {})",
+                    it.ip,
+                    it.at,
+                    self.seed
+                );
+            }
         }
     }
 
     /// P2: one generation is one token, whoever serves it, but for what a replica keeps that could not
     /// store it.
-    fn one_token_each(&self, seen: &[Seen], ip_of: &[IpAddr]) {
+    fn one_token_each(&self, seen: &[Seen]) {
         let mut tokens = HashMap::new();
         for it in seen {
             let at = it.at.as_millis();
-            if self.excused(ip_of[it.node], at - 60_000, at) {
+            if self.excused(it.ip, at - 60_000, at) {
                 continue;
             }
             let token = it.view.token.expose();
@@ -164,32 +281,6 @@ impl Judge {
         }
     }
 
-    /// P10: no more calls at any time than the budget allows, without those that no store could count.
-    fn within_budget(&self, fetches: &[&CallEntry]) {
-        let mut by_api: BTreeMap<(&str, bool), Vec<i64>> = BTreeMap::new();
-        for call in fetches {
-            let ip = call.client_ip.expect("a replica made it");
-            if !self.excused(ip, call.sent_at - 10_000, call.sent_at) {
-                by_api.entry((&call.path, call.force)).or_default().push(call.sent_at);
-            }
-        }
-        for ((api, force), calls) in by_api {
-            let (burst, every) = match (api, force) {
-                ("/cgi-bin/token", _) => (10, 60_000),
-                (_, true) => (1, 31_000),
-                (_, false) => (50, 200),
-            };
-            for (at, first) in calls.iter().enumerate() {
-                for (more, last) in calls[at..].iter().enumerate() {
-                    // What is decided now may have been counted some seconds before.
-                    let allowed = burst + (last - first + 15_000) / every + 1;
-                    let made = i64::try_from(more).unwrap() + 1;
-                    assert!(made <= allowed, "{made} calls of {api} (seed {})", self.seed);
-                }
-            }
-        }
-    }
-
     /// P6: no code goes to WeChat a second time.
     fn codes_once(&self, log: &[CallEntry]) {
         let mut codes = HashSet::new();
@@ -200,30 +291,41 @@ impl Judge {
         assert!(!codes.is_empty(), "nobody logged in (seed {})", self.seed);
     }
 
+    /// P6: whoever proves to have brought a code first hears the same each time, and nobody else hears
+    /// of the user.
+    fn one_user_each(&self, told: &[Told]) {
+        let mut users = HashMap::new();
+        for it in told {
+            let Ok(user) = &it.answer else { continue };
+            let first = *users.entry(&it.code).or_insert((it.binding, user));
+            assert!(first == (it.binding, user), "a code tells of two (seed {})", self.seed);
+        }
+        assert!(!users.is_empty(), "nobody heard of a user (seed {})", self.seed);
+    }
+
     /// P2 and P3: what is served works, unless it was ended in a way that nobody told us, and has not
     /// expired by the store's clock.
     fn tokens_good(&self, log: &[CallEntry], seen: &[Seen]) {
         /// Clocks are known to within two seconds, and a token is read before it is looked at.
         const TOLERANCE: Duration = Duration::from_secs(3);
         let mut ended: HashMap<&str, Vec<i64>> = HashMap::new();
+        for (appid, at, _) in &self.ended {
+            ended.entry(*appid).or_default().push(*at);
+        }
         for call in log {
-            let lost = ["reset_after", "truncated_body", "empty_body", "bad_gateway"];
-            let is_lost = call.faults.iter().any(|fault| lost.contains(fault));
             let foreign = call.path == "(foreign)";
             // One mint leaves the token before it WeChat's overlap, which a mint that nobody heard of
             // uses up.
-            let unheard = call.answered_at.is_none() || is_lost;
             let by_a_lost_lease = call
                 .client_ip
                 .is_some_and(|ip| self.excused(ip, call.sent_at, call.sent_at + 60_000));
             let mints = call.path == "/cgi-bin/token" || call.force;
-            if foreign || (mints && (unheard || by_a_lost_lease)) {
+            if foreign || (mints && (is_unheard(call) || by_a_lost_lease)) {
                 ended.entry(&call.appid).or_default().push(call.decided_at);
             }
         }
         for it in seen {
-            let about =
-                format!("replica {}, {} at {:?} (seed {})", it.node, it.appid, it.at, self.seed);
+            let about = format!("{}, {} at {:?} (seed {})", it.ip, it.appid, it.at, self.seed);
             assert!(it.view.expires_at + TOLERANCE > it.asked, "expired: {about}");
             let minted = (it.view.expires_at - LIFE - TOLERANCE).as_millis();
             let from_outside = ended.get(it.appid).is_some_and(|ends| {
@@ -239,7 +341,13 @@ impl Judge {
     }
 }
 
-fn is_fetch(call: &CallEntry, appid: &str) -> bool {
-    let paths = ["/cgi-bin/token", "/cgi-bin/stable_token"];
-    call.appid == appid && paths.contains(&call.path.as_str()) && call.client_ip.is_some()
+/// Whether the answer of a call got lost, or told nothing.
+pub(super) fn is_unheard(call: &CallEntry) -> bool {
+    let lost = ["reset_after", "truncated_body", "empty_body", "bad_gateway"];
+    call.answered_at.is_none() || call.faults.iter().any(|fault| lost.contains(fault))
+}
+
+/// The lease for an app's token.
+pub(super) fn name_of_lease(appid: &str) -> String {
+    format!("{appid}/token")
 }

@@ -1,6 +1,8 @@
-//! The store as one replica sees it: behind a link that takes time, and that can be cut.
+//! The store as one replica sees it: behind a link that takes time, and that can be cut. What is
+//! done at its far end is written down there.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,14 +25,18 @@ use broker::{
 use clock::Timestamp;
 use wechat::{AppId, OpenId, UnionId};
 
+use super::records::Records;
+
 /// After so long a call is given up.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The way to the store. Cloning gives another handle to the same.
 #[derive(Clone)]
 pub(super) struct Link {
+    ip: IpAddr,
     store: MemoryStore,
     state: Arc<State>,
+    records: Records,
 }
 
 struct State {
@@ -47,13 +53,14 @@ const UNLIT: u64 = u64::MAX;
 const BURNT: u64 = u64::MAX - 1;
 
 impl Link {
-    pub(super) fn to(store: &MemoryStore) -> Self {
+    /// The way of the replica with this address.
+    pub(super) fn of(ip: IpAddr, store: &MemoryStore, records: &Records) -> Self {
         let state = State {
             cut: AtomicBool::new(false),
             slowness: AtomicU64::new(2),
             fuse: AtomicU64::new(UNLIT),
         };
-        Self { store: store.clone(), state: Arc::new(state) }
+        Self { ip, store: store.clone(), state: Arc::new(state), records: records.clone() }
     }
 
     /// Cuts the link, or mends it. What is on its way when it is cut may have been done.
@@ -104,13 +111,27 @@ impl Link {
     }
 }
 
-/// Implements a trait by passing each call on.
+/// Implements a trait by passing each call on. A call with a `record` has its answer written down as
+/// soon as the store has given it, whether or not it comes back.
 macro_rules! passed_on {
-    ($trait:ident { $(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)+ }) => {
+    (@record $link:ident, $asked:expr, $answer:ident) => {};
+    (@record $link:ident, $asked:expr, $answer:ident, $record:ident) => {
+        if let Ok(answer) = &$answer {
+            $link.records.$record($link.ip, $asked, answer);
+        }
+    };
+    ($trait:ident { $(
+        fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty $(, record $record:ident)?;
+    )+ }) => {
         #[async_trait]
         impl $trait for Link {
             $(async fn $name(&self, $($arg: $type),*) -> StoreResult<$answer> {
-                self.over($trait::$name(&self.store, $($arg),*)).await
+                self.over(async {
+                    let answer = $trait::$name(&self.store, $($arg),*).await;
+                    passed_on!(@record self, ($($arg,)*), answer $(, $record)?);
+                    answer
+                })
+                .await
             })+
         }
     };
@@ -128,16 +149,16 @@ passed_on! { Store {
     fn revoke_key(id: &str, audit: &AuditEntry) -> bool;
     fn list_credentials() -> Vec<CredentialRow>;
     fn find_credential(id: &CredentialId) -> Option<CredentialRow>;
-    fn put_credential(row: &CredentialRow, over: u64) -> bool;
-    fn set_expiry(id: &CredentialId, generation: u64, expires_at: Timestamp, refresh_at: Timestamp) -> bool;
-    fn mark_dead(id: &CredentialId, generation: u64) -> bool;
+    fn put_credential(row: &CredentialRow, over: u64) -> bool, record put;
+    fn set_expiry(id: &CredentialId, generation: u64, expires_at: Timestamp, refresh_at: Timestamp) -> bool, record life;
+    fn mark_dead(id: &CredentialId, generation: u64) -> bool, record marked;
     fn set_used(id: &CredentialId, at: Timestamp) -> ();
     fn drop_unused(id: &CredentialId, unused_since: Timestamp) -> bool;
     fn find_generation(id: &CredentialId, hash: &[u8; 32]) -> Option<u64>;
     fn list_troubles() -> Vec<(CredentialId, Trouble)>;
     fn find_trouble(id: &CredentialId) -> Option<Trouble>;
     fn set_trouble(id: &CredentialId, revision: u64, trouble: Option<&Trouble>) -> bool;
-    fn spend(app: &AppId, api: &str, budget: &Budget) -> Spending;
+    fn spend(app: &AppId, api: &str, budget: &Budget) -> Spending, record spent;
     fn ledger(app: &AppId) -> Vec<LedgerRow>;
     fn own_secret(name: &str, fresh: &Sealed) -> Sealed;
     fn pass_keys() -> Vec<PassKeyRow>;
@@ -166,9 +187,9 @@ passed_on! { Logins {
 
 passed_on! { Shared {
     fn now() -> Timestamp;
-    fn acquire(name: &str, owner: &str, ttl: Duration) -> Acquired;
-    fn renew(lease: &Lease, ttl: Duration) -> Option<Lease>;
-    fn release(lease: &Lease) -> ();
+    fn acquire(name: &str, owner: &str, ttl: Duration) -> Acquired, record acquired;
+    fn renew(lease: &Lease, ttl: Duration) -> Option<Lease>, record renewed;
+    fn release(lease: &Lease) -> (), record released;
     fn wake() -> ();
     fn woken(cursor: u64) -> u64;
 } }
