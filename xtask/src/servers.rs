@@ -87,7 +87,7 @@ impl Servers {
             (REDIS_BY_TLS, format!("rediss://localhost:{}/0", redis.tls_port.unwrap_or_default())),
             (SENTINEL, format!("redis+sentinel://127.0.0.1:{}/main/0", sentinel.port)),
             (CLUSTER, format!("redis+cluster://127.0.0.1:{}", cluster.port)),
-            (CA, tls.ca.clone()),
+            (CA, tls.ca),
             (FRAIL_POSTGRES, frail_postgres.url("postgres")),
             (FRAIL_REDIS, format!("redis://127.0.0.1:{}/0", frail_redis.port)),
             (FRAIL_PIDS, folder.path().display().to_string()),
