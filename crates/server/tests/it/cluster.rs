@@ -161,9 +161,8 @@ async fn any_replica_answers_and_all_follow() {
         let keys = cluster.folder.xinfu(&["key", "list", "--json"]).await.ok().json();
         let id = keys.as_array().unwrap().iter().find(|key| key["name"] == "other").unwrap();
         cluster.folder.xinfu(&["key", "revoke", id["id"].as_str().unwrap()]).await.ok();
-        for server in &cluster.servers {
-            server.answers(APP, &other, 401, FOLLOWED).await;
-        }
+        let refusals = cluster.servers.iter().map(|it| it.answers(APP, &other, 401, FOLLOWED));
+        futures_util::future::join_all(refusals).await;
         cluster.folder.xinfu(&["app", "remove", APP, "--yes"]).await.ok();
         cluster.all_answer(404).await;
     }
@@ -361,6 +360,54 @@ async fn pass(
             return;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away_is_told_and_nothing_else_is_missed() {
+    let sim = SimProcess::start(&[(APP, SECRET)]).await;
+    let database = Database::new().await;
+    let redis = named_by("XINFU_TEST_REDIS");
+    let gate = Gate::before(redis.split(['@', '/']).nth(2).unwrap()).await;
+    let mut folder = Folder::ready(&sim).await;
+    folder.set("XINFU_STORE", &database.url());
+    folder.set("XINFU_SHARED", &format!("redis://{}?prefix={}", gate.host, database.name));
+    folder.add_app(APP, SECRET, &[]).await.ok();
+    let key = folder.add_key(&["reader", "--everything"]).await;
+    let server = folder.serve().await;
+    server.answers(APP, &key, 200, FOLLOWED).await;
+    for (shut, word) in [(true, "unreachable"), (false, "reachable")] {
+        gate.shut.send_replace(shut);
+        let told = eventually(PATIENCE, || async {
+            let (status, ready) = server.get("/readyz", "").await;
+            assert_eq!((status, &ready["store"]), (200, &json!("reachable")));
+            (ready["shared"] == word).then_some(())
+        });
+        told.await.expect("it says so");
+        server.answers(APP, &key, 200, FOLLOWED).await;
+    }
+}
+
+/// What is shared may be in a database of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_by_another_database() {
+    let sim = SimProcess::start(&[(APP, SECRET)]).await;
+    let (database, apart) = (Database::new().await, Database::new().await);
+    let mut folder = Folder::ready(&sim).await;
+    folder.set("XINFU_STORE", &database.url());
+    folder.set("XINFU_SHARED", &apart.url());
+    // Whoever only looks makes no tables.
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    assert_eq!(doctor.out.matches("has no tables yet").count(), 2, "{}", doctor.out);
+    folder.add_app(APP, SECRET, &[]).await.ok();
+    let key = folder.add_key(&["reader", "--everything"]).await;
+    let servers = [folder.serve().await, folder.serve().await];
+    for server in &servers {
+        server.answers(APP, &key, 200, FOLLOWED).await;
+    }
+    assert_eq!(sim.count("/cgi-bin/stable_token", APP, Some(0)).await, 1);
+    let other = folder.add_key(&["other", "--everything"]).await;
+    let heard = servers.iter().map(|it| it.answers(APP, &other, 200, FOLLOWED));
+    futures_util::future::join_all(heard).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
