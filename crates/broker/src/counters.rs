@@ -44,7 +44,7 @@ counters! {
     leases_lost,
     /// Fetches whose result somebody else's had overtaken in the store.
     puts_lost,
-    /// Fetches without a lease, because the store could not be reached.
+    /// Fetches without a lease, because nobody who gives leases could be reached.
     fetches_without_lease,
     /// Calls not made because the budget was used up.
     budget_refusals,

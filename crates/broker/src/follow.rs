@@ -1,6 +1,10 @@
 //! Following the store: what other processes change there is read again here.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use wechat::AppId;
 
@@ -64,6 +68,24 @@ impl Broker {
                 }
             }
             last = now;
+        }
+    }
+
+    /// Looks now and then whether what replicas share answers, for ever. What broke while nobody
+    /// needed it is found, and made anew, before anybody does.
+    pub(crate) async fn watch_shared_forever(&self) {
+        const EVERY: Duration = Duration::from_secs(2);
+        loop {
+            let answered = self.0.shared.now().await;
+            let failed_before = self.0.shared_fails.swap(answered.is_err(), Ordering::Relaxed);
+            match answered {
+                Err(err) if !failed_before => {
+                    tracing::error!(error = %err, "there are no leases for now");
+                }
+                Ok(_) if failed_before => tracing::info!("there are leases again"),
+                Ok(_) | Err(_) => {}
+            }
+            tokio::time::sleep(EVERY).await;
         }
     }
 

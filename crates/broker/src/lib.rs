@@ -59,7 +59,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -137,6 +137,8 @@ struct Inner {
     bounds: Bounds,
     /// Whether memory is near enough to the store to say which client keys are good.
     freshness: Freshness,
+    /// Whether what replicas share did not answer the last time.
+    shared_fails: AtomicBool,
     pass_keys: PassKeys,
     wrapper: Wrapper,
     /// Who was given which token itself.
@@ -179,6 +181,7 @@ impl Broker {
             keys: ArcSwap::default(),
             freshness: Freshness::new(bounds.stale_keys_max),
             bounds,
+            shared_fails: AtomicBool::new(false),
             pass_keys: PassKeys::default(),
             wrapper,
             revealed: Revealed::default(),
@@ -204,6 +207,7 @@ impl Broker {
             tokio::join!(
                 self.keep_fresh(),
                 self.follow_forever(),
+                self.watch_shared_forever(),
                 self.write_aggregates_forever(),
                 self.forget_past_logins_forever(),
                 self.keep_pass_keys_forever(),
@@ -259,6 +263,11 @@ impl Broker {
     /// Whether the store answered the last time that it was looked at.
     pub fn reaches_store(&self) -> bool {
         !self.0.freshness.is_failing()
+    }
+
+    /// Whether what gives leases and wake-ups answered the last time that it was looked at.
+    pub fn reaches_shared(&self) -> bool {
+        !self.0.shared_fails.load(Ordering::Relaxed)
     }
 
     /// What has been counted since the start.

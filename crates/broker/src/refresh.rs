@@ -13,7 +13,7 @@ use crate::{
     fetch::{Ask, Base, Job},
     random::random_word,
     slot::{Flight, Outcome, Slot, State},
-    store::{Acquired, Lease, StoreError},
+    store::{Acquired, Lease, StoreError, StoreResult},
 };
 
 /// How long a lease lasts: far more than the longest call to WeChat, so that a holder who is alive
@@ -318,7 +318,7 @@ impl Broker {
         }
     }
 
-    /// The work that the lease is for.
+    /// The work that the lease is for, which goes on without one where that ends nobody's token.
     async fn with_lease(
         &self,
         mut job: Job<'_>,
@@ -326,15 +326,19 @@ impl Broker {
         overtaken: bool,
     ) -> Result<Worked, Trouble> {
         let slot = job.slot;
-        if job.lease.is_some() {
-            self.sync_time().await.map_err(|err| self.store_trouble(&err))?;
-            self.reload(slot).await.map_err(|err| self.store_trouble(&err))?;
-            job.base = Base::of(slot);
+        // Without a lease the store may be out of reach as well: then memory has to do.
+        let mut reads = job.lease.is_some() || self.reaches_store();
+        if reads {
+            match self.read_again(slot).await {
+                Ok(()) => job.base = Base::of(slot),
+                Err(err) if job.lease.is_some() => return Err(self.store_trouble(&err)),
+                Err(_) => reads = false,
+            }
         }
         if !overtaken && !self.wanted(slot, why) {
             return Ok(Worked::Done);
         }
-        if job.lease.is_some() {
+        if reads {
             if let Some(held) = slot.held().filter(|held| held.dead) {
                 let marked = self.0.store.mark_dead(&slot.id, held.generation).await;
                 marked.map_err(|err| self.store_trouble(&err))?;
@@ -346,6 +350,9 @@ impl Broker {
                 }
             }
         }
+        if job.lease.is_none() {
+            self.0.counters.fetches_without_lease.add();
+        }
         match why {
             // Whatever the flight was for, what WeChat says now settles whose token it has kept.
             _ if overtaken => self.replace(&job, Ask::Normal).await,
@@ -353,6 +360,12 @@ impl Broker {
             Why::Due | Why::Asked => self.replace(&job, Ask::Normal).await,
             Why::Forced => self.replace(&job, Ask::Force).await,
         }
+    }
+
+    /// Brings time and memory up to the store, just before something is fetched.
+    async fn read_again(&self, slot: &Slot) -> StoreResult<()> {
+        self.sync_time().await?;
+        self.reload(slot).await
     }
 
     /// Another process may have failed a moment ago: then its trouble stands for all, so that many
@@ -390,7 +403,7 @@ impl Broker {
         }
     }
 
-    /// Without the store, a fetch that ends nobody's token may go ahead.
+    /// Without a lease, what ends nobody's token may go ahead.
     fn may_fetch_without_lease(
         &self,
         app: &App,
@@ -400,8 +413,7 @@ impl Broker {
         if kind == CredentialKind::Token && app.issuer == Issuer::Classic {
             return Err(self.store_trouble(err));
         }
-        self.0.counters.fetches_without_lease.add();
-        tracing::error!(app.id = %app.id, error = %err, "{}: fetching without a lease", app.id);
+        tracing::error!(app.id = %app.id, error = %err, "{}: going on without a lease", app.id);
         Ok(())
     }
 

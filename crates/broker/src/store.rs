@@ -25,7 +25,7 @@ mod rows;
 mod servers;
 mod sqlite;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -59,6 +59,33 @@ pub enum StoreError {
     /// It holds something that cannot be read; a person has to look.
     #[error("the store holds something unreadable: {0}")]
     Corrupt(String),
+}
+
+/// What a database held before anything was done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// No tables yet.
+    None,
+    /// Tables that an older version has made.
+    Older,
+    /// Tables as this version makes them.
+    Current,
+}
+
+impl Tables {
+    /// What the version of `database` means to who knows versions up to `newest`. A later one is
+    /// refused.
+    fn of(database: &dyn fmt::Display, version: i64, newest: i64) -> StoreResult<Self> {
+        match version {
+            0 => Ok(Self::None),
+            _ if version == newest => Ok(Self::Current),
+            _ if version < newest => Ok(Self::Older),
+            _ => Err(StoreError::Corrupt(format!(
+                "{database} is of version {version}, and this xinfu knows versions up to {newest}: \
+                 run a newer xinfu"
+            ))),
+        }
+    }
 }
 
 /// What a store answers with.

@@ -12,6 +12,7 @@ mod sealed;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod url;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_postgres::types::ToSql;
 use wechat::AppId;
 
-pub use self::open::{PostgresUrl, PostgresUrlError};
+pub use self::url::{PostgresUrl, PostgresUrlError};
 use self::{
     query::{Sql, as_text},
     shared::Wakes,
@@ -607,9 +608,10 @@ impl Store for PostgresStore {
             if newest.is_none_or(|newest| newest.day != row.day) {
                 write
                     .execute(
-                        "DELETE FROM ledger WHERE (app, api, day) IN \
+                        "WITH past AS MATERIALIZED \
                              (SELECT app, api, day FROM ledger WHERE day < $1 LIMIT $2 \
-                              FOR UPDATE SKIP LOCKED)",
+                              FOR UPDATE SKIP LOCKED) \
+                         DELETE FROM ledger WHERE (app, api, day) IN (SELECT * FROM past)",
                         &[&(beijing_day(now) - LEDGER_DAYS), &PRUNED],
                     )
                     .await?;

@@ -9,12 +9,13 @@ mod place;
 mod tests;
 
 use std::{
+    convert::Infallible,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use ::redis::{FromRedisValue, RedisError, RedisResult, Script};
+use ::redis::{FromRedisValue, RedisError, RedisResult, Script, Value};
 use async_trait::async_trait;
 use clock::Timestamp;
 use futures_util::StreamExt;
@@ -30,6 +31,8 @@ use crate::slot::SET_BACK;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A wake-up may get lost: whoever waits looks so often by itself.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the connection that listens is tried.
+const PING_EVERY: Duration = Duration::from_secs(5);
 /// How long to wait before listening anew.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -75,7 +78,9 @@ pub struct RedisShared {
 struct Inner {
     url: RedisUrl,
     /// Kept until it fails.
-    connection: tokio::sync::Mutex<Option<Connection>>,
+    connection: Mutex<Option<Connection>>,
+    /// Whoever makes a connection has this; the others wait for theirs.
+    connecting: tokio::sync::Mutex<()>,
     scripts: Scripts,
     look_every: Duration,
     /// Counts the wake-ups, from 1: the cursors of [`Shared::woken`].
@@ -104,6 +109,16 @@ impl Scripts {
     }
 }
 
+impl Inner {
+    fn kept(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn late() -> StoreError {
+    StoreError::Unavailable("Redis did not answer in time".to_owned())
+}
+
 impl From<RedisError> for StoreError {
     fn from(err: RedisError) -> Self {
         Self::Unavailable(format!("Redis: {err}"))
@@ -120,7 +135,8 @@ impl RedisShared {
     fn by(url: RedisUrl, now: &str, look_every: Duration) -> Self {
         let inner = Inner {
             url,
-            connection: tokio::sync::Mutex::default(),
+            connection: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
             scripts: Scripts::by(now),
             look_every,
             wakes: Arc::new(watch::Sender::new(1)),
@@ -141,23 +157,27 @@ impl RedisShared {
         };
         let answer = match tokio::time::timeout(PATIENCE, call).await {
             Ok(answer) => answer.map_err(StoreError::from),
-            Err(_) => Err(StoreError::Unavailable("Redis did not answer in time".to_owned())),
+            Err(_) => Err(late()),
         };
         if answer.is_err() {
-            *self.inner.connection.lock().await = None;
+            *self.inner.kept() = None;
         }
         answer
     }
 
     async fn connection(&self) -> RedisResult<Connection> {
-        let mut held = self.inner.connection.lock().await;
-        match &*held {
-            Some(connection) => Ok(connection.clone()),
-            None => {
-                let connection = self.inner.url.connect().await?;
-                Ok(held.insert(connection).clone())
-            }
+        let kept = self.inner.kept().clone();
+        if let Some(connection) = kept {
+            return Ok(connection);
         }
+        let _connecting = self.inner.connecting.lock().await;
+        let kept = self.inner.kept().clone();
+        if let Some(connection) = kept {
+            return Ok(connection);
+        }
+        let connection = self.inner.url.connect().await?;
+        *self.inner.kept() = Some(connection.clone());
+        Ok(connection)
     }
 
     /// Runs a script on a lease.
@@ -184,29 +204,46 @@ impl RedisShared {
 async fn listen_forever(url: RedisUrl, wakes: Arc<watch::Sender<u64>>) {
     let mut deaf = false;
     loop {
-        let heard = async {
-            let mut messages =
-                tokio::time::timeout(PATIENCE, url.subscribe()).await.map_err(|_| {
-                    StoreError::Unavailable("Redis did not answer in time".to_owned())
-                })??;
-            if deaf {
-                deaf = false;
-                tracing::info!("Redis tells changes again");
-            }
-            // Something may have changed before we listened.
-            wakes.send_modify(|count| *count += 1);
-            while messages.next().await.is_some() {
-                wakes.send_modify(|count| *count += 1);
-            }
-            Err::<(), _>(StoreError::Unavailable("the connection has ended".to_owned()))
-        };
-        if let Err(err) = heard.await
-            && !deaf
-        {
-            deaf = true;
+        let Err(err) = listen(&url, &wakes, &mut deaf).await;
+        if !deaf {
             tracing::warn!(error = %err, "Redis tells no changes for now: they are looked for");
         }
+        deaf = true;
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Listens until the connection fails. A connection that is silent because it is dead is found by
+/// asking it now and then.
+async fn listen(
+    url: &RedisUrl,
+    wakes: &watch::Sender<u64>,
+    deaf: &mut bool,
+) -> StoreResult<Infallible> {
+    let subscribed = tokio::time::timeout(PATIENCE, url.subscribe()).await;
+    let (mut asking, mut messages) = subscribed.map_err(|_| late())??;
+    if *deaf {
+        *deaf = false;
+        tracing::info!("Redis tells changes again");
+    }
+    // Something may have changed before we listened.
+    wakes.send_modify(|count| *count += 1);
+    let ask = async {
+        loop {
+            tokio::time::sleep(PING_EVERY).await;
+            let answered = tokio::time::timeout(PATIENCE, asking.ping::<Value>()).await;
+            answered.map_err(|_| late())??;
+        }
+    };
+    let hear = async {
+        while messages.next().await.is_some() {
+            wakes.send_modify(|count| *count += 1);
+        }
+        Err(StoreError::Unavailable("the connection has ended".to_owned()))
+    };
+    tokio::select! {
+        failed = ask => failed,
+        failed = hear => failed,
     }
 }
 
@@ -273,9 +310,6 @@ impl Shared for RedisShared {
                 return Ok(count);
             }
             if tokio::time::timeout(self.inner.look_every, wakes.changed()).await.is_err() {
-                // A connection that broke while it was idle is found here, and made anew before
-                // anybody needs a lease.
-                drop(self.time().await);
                 self.inner.wakes.send_modify(|count| *count += 1);
             }
         }

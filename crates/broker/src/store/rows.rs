@@ -329,15 +329,22 @@ pub(super) fn lease(row: &dyn Row) -> StoreResult<Lease> {
     Ok(Lease { name: columns.read(0)?, owner: columns.read(1)?, until: columns.time(2)? })
 }
 
-/// The ids of the master keys that sealed values name.
-pub(super) const SEALING_KEYS: &str = "SELECT secret_key FROM apps \
-     UNION SELECT value_key FROM credentials \
-     UNION SELECT value_key FROM own_secrets \
-     UNION SELECT value_key FROM pass_keys \
-     UNION SELECT outcome_key FROM claims WHERE outcome IS NOT NULL \
-     UNION SELECT tokens_key FROM grants WHERE tokens_key IS NOT NULL \
-     UNION SELECT profile_key FROM grants WHERE profile_key IS NOT NULL \
-     UNION SELECT session_key_key FROM mini_sessions ORDER BY 1";
+/// The ids of the master keys that sealed values name. Goes from each to the next by the indexes,
+/// since there are few of them however many values there are.
+pub(super) const SEALING_KEYS: &str = "WITH RECURSIVE known (key) AS (SELECT '' \
+     UNION ALL SELECT (SELECT min(later.key) FROM \
+         (SELECT min(secret_key) AS key FROM apps WHERE secret_key > known.key \
+         UNION ALL SELECT min(value_key) FROM credentials WHERE value_key > known.key \
+         UNION ALL SELECT min(value_key) FROM own_secrets WHERE value_key > known.key \
+         UNION ALL SELECT min(value_key) FROM pass_keys WHERE value_key > known.key \
+         UNION ALL SELECT min(outcome_key) FROM claims \
+             WHERE outcome IS NOT NULL AND outcome_key > known.key \
+         UNION ALL SELECT min(tokens_key) FROM grants WHERE tokens_key > known.key \
+         UNION ALL SELECT min(profile_key) FROM grants WHERE profile_key > known.key \
+         UNION ALL SELECT min(session_key_key) FROM mini_sessions \
+             WHERE session_key_key > known.key) later) \
+     FROM known WHERE known.key IS NOT NULL) \
+     SELECT key FROM known WHERE key <> '' ORDER BY 1";
 
 /// The id of a master key that is all that a query answers.
 pub(super) fn sealing_key(row: &dyn Row) -> StoreResult<String> {

@@ -33,7 +33,7 @@ use wechat::AppId;
 use self::{sealed::SEALED_OTHERWISE, shared::Watcher};
 use super::{
     AppRow, Change, Changes, CredentialRow, KeyRow, PassKeyRow, Place, Store, StoreError,
-    StoreResult,
+    StoreResult, Tables,
     memory::{CHANGES_KEPT, CHANGES_TRIMMED_EVERY, LEDGER_DAYS, distinct},
     rows::{
         self, APP, AUDIT, CHANGE, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, SEALING_KEYS, TROUBLE,
@@ -190,6 +190,12 @@ impl SqliteStore {
     /// there is none, readable by its owner only. One that a newer version has written is refused.
     pub async fn open(path: &Path, clock: Clock) -> StoreResult<Self> {
         Self::open_within(path, clock, BUSY).await
+    }
+
+    /// What tables there are in the file at `path`, which is there. Changes nothing in it.
+    pub async fn look(path: &Path) -> StoreResult<Tables> {
+        let path = path.to_owned();
+        blocking(move || Ok(open::tables(&open::open_watching(&path, BUSY)?, &path)?.0)).await
     }
 
     /// Opens the store; no call waits longer than `busy` for another process that is writing.

@@ -11,7 +11,7 @@ use broker::{
     app::Issuer,
     audit::Actor,
     credential::{CredentialId, CredentialKind},
-    store::{Acquired, CredentialRow, Lease, MemoryStore, Place, Shared, StoreResult},
+    store::{Acquired, CredentialRow, Lease, MemoryStore, Place, Shared, StoreError, StoreResult},
 };
 use clock::Timestamp;
 use futures_util::future::join_all;
@@ -449,6 +449,57 @@ impl Shared for HeldUp {
     async fn woken(&self, cursor: u64) -> StoreResult<u64> {
         self.inner.woken(cursor).await
     }
+}
+
+/// What gives leases is away, while the store is not.
+struct Away;
+
+#[async_trait]
+impl Shared for Away {
+    async fn now(&self) -> StoreResult<Timestamp> {
+        Err(away())
+    }
+
+    async fn acquire(&self, _: &str, _: &str, _: Duration) -> StoreResult<Acquired> {
+        Err(away())
+    }
+
+    async fn renew(&self, _: &Lease, _: Duration) -> StoreResult<Option<Lease>> {
+        Err(away())
+    }
+
+    async fn release(&self, _: &Lease) -> StoreResult<()> {
+        Err(away())
+    }
+
+    async fn wake(&self) -> StoreResult<()> {
+        Err(away())
+    }
+
+    async fn woken(&self, _: u64) -> StoreResult<u64> {
+        std::future::pending().await
+    }
+}
+
+fn away() -> StoreError {
+    StoreError::Unavailable("nobody is there".to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_leases_a_token_is_read_again_before_it_is_fetched() {
+    let (world, one, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
+    let old = read(&one.broker, &entry).await;
+    let store = Arc::new(world.memory.clone());
+    let two = world.broker_on(store, Arc::new(Away), TaskTracker::new()).await;
+    let there = two.app(APP).unwrap();
+    assert_eq!(read(&two, &there).await.generation, old.generation);
+    world.pass(old.expires_in).await;
+    let new = read(&one.broker, &entry).await;
+    assert_ne!(new.generation, old.generation);
+    // It heard of nothing, and what it has is over.
+    assert_eq!(read(&two, &there).await.generation, new.generation);
+    assert_eq!(world.mint_calls(APP), 2);
+    assert_eq!(two.counters().read().fetches_without_lease, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use broker::{
     AppEntry, Refreshed,
     app::{AppKind, Issuer},
     credential::{CredentialKind, Trouble},
+    store::Tables,
 };
 use clock::{Clock, Timestamp};
 use tokio::{
@@ -16,7 +17,7 @@ use tokio::{
 use super::{
     Console, Failure,
     console::{BOLD, GREEN, RED, YELLOW},
-    open::{Open, Place, folder_of, missing_folder},
+    open::{Looked, Open, Place, folder_of, look_at_databases, missing_folder},
     serve::cannot_listen,
     status,
 };
@@ -267,6 +268,17 @@ async fn look_at_store(
     {
         return report.tell(finding);
     }
+    // Opening it would also bring its tables to our version, beneath servers of an older one.
+    let mut current = true;
+    for looked in look_at_databases(settings).await {
+        if let Some(finding) = about_tables(&looked) {
+            report.tell(finding)?;
+            current = false;
+        }
+    }
+    if !current {
+        return Ok(());
+    }
     let open = match place.open_with(settings.clone()).await {
         Ok(open) => open,
         Err(failure) => {
@@ -295,6 +307,28 @@ async fn look_at_store(
     }
     open.finish().await;
     Ok(())
+}
+
+/// Why a database is not looked at further, if that is so.
+fn about_tables(Looked { key, database, tables }: &Looked) -> Option<Finding> {
+    match tables {
+        Ok(Tables::Current) => None,
+        Ok(Tables::None) => {
+            let text = format!("{key}: `{database}` has no tables yet");
+            let hint =
+                format!("`xinfu serve` makes them; if there should be some, look at `{key}`");
+            Some(Finding::Note(text, Some(hint)))
+        }
+        Ok(Tables::Older) => {
+            let text = format!("{key}: the tables of `{database}` are those of an older version");
+            let hint = "`xinfu serve`, and any command but this one, changes them to those of this \
+                        version; keep a backup of before";
+            Some(Finding::Note(text, Some(hint.to_owned())))
+        }
+        Err(err) => {
+            Some(Finding::Bad(format!("{key}: `{database}` cannot be opened: {err}"), None))
+        }
+    }
 }
 
 fn missing_store(path: &Path) -> Option<Finding> {

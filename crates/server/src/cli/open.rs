@@ -6,7 +6,10 @@ use broker::{
     AppEntry, Broker, Parts,
     audit::Actor,
     seal::Sealer,
-    store::{PostgresStore, RedisShared, RedisUrl, Shared, SqliteStore, Store, StoreError},
+    store::{
+        PostgresStore, RedisShared, RedisUrl, Shared, SqliteStore, Store, StoreError, StoreResult,
+        Tables,
+    },
 };
 use clock::Clock;
 use tokio_util::task::TaskTracker;
@@ -117,10 +120,36 @@ async fn open_stores(settings: &Settings, clock: Clock) -> Result<Stores, Failur
             (Arc::new(store.clone()), Arc::new(store))
         }
     };
-    match &settings.shared {
-        SharedPlace::Store => Ok(stores),
-        SharedPlace::Redis(url) => Ok((stores.0, Arc::new(RedisShared::new(RedisUrl::clone(url))))),
+    let shared: Arc<dyn Shared> = match &settings.shared {
+        SharedPlace::Store => return Ok(stores),
+        SharedPlace::Postgres(url) => {
+            let failure = |err| Failure::new(format!("cannot open `shared`, `{url}`: {err}"));
+            Arc::new(PostgresStore::open_apart(url).await.map_err(failure)?)
+        }
+        SharedPlace::Redis(url) => Arc::new(RedisShared::new(RedisUrl::clone(url))),
+    };
+    Ok((stores.0, shared))
+}
+
+/// A database that a key of the configuration names, and what tables there are in it.
+pub(crate) struct Looked {
+    pub(crate) key: &'static str,
+    pub(crate) database: String,
+    pub(crate) tables: StoreResult<Tables>,
+}
+
+/// Looks at each database that the settings name. Changes nothing there.
+pub(crate) async fn look_at_databases(settings: &Settings) -> Vec<Looked> {
+    let tables = match &settings.store {
+        StorePlace::Sqlite(path) => SqliteStore::look(path).await,
+        StorePlace::Postgres(url) => PostgresStore::look(url).await,
+    };
+    let mut looked = vec![Looked { key: "store", database: settings.store.to_string(), tables }];
+    if let SharedPlace::Postgres(url) = &settings.shared {
+        let tables = PostgresStore::look(url).await;
+        looked.push(Looked { key: "shared", database: url.to_string(), tables });
     }
+    looked
 }
 
 /// The folder of a file.

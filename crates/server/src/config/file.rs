@@ -123,13 +123,15 @@ configuration! {
         /// Certificates in PEM by which PostgreSQL is trusted, instead of the public authorities.
         store_ca_file: Option<String> = None, "\"postgres-ca.pem\"";
         /// Where replicas keep what they only share, leases and wake-ups: with everything else unless
-        /// it names a Redis. `redis://user:password@host:port/db`,
+        /// it names a Redis or another database of PostgreSQL.
+        /// `redis://user:password@host:port/db`,
         /// `redis+sentinel://user:password@host:port,host:port/primary/db` or
         /// `redis+cluster://user:password@host:port,host:port`; `rediss` is the same with TLS.
         shared: Option<String> = None, "\"rediss://:password@redis.internal\"";
         /// A file that holds what `shared` would say, for a URL with a password.
         shared_file: Option<String> = None, "\"shared-url\"";
-        /// Certificates in PEM by which Redis is trusted, instead of the public authorities.
+        /// Certificates in PEM by which what `shared` names is trusted, instead of the public
+        /// authorities.
         shared_ca_file: Option<String> = None, "\"redis-ca.pem\"";
         /// The id of the master key that new secrets are sealed with. Needed when there are several.
         /// Before it names a new key, each server must have been restarted with that key.

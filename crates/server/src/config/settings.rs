@@ -5,7 +5,7 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
-    path::PathBuf,
+    path::{Component, PathBuf},
     time::Duration,
 };
 
@@ -87,6 +87,8 @@ impl fmt::Display for StorePlace {
 pub enum SharedPlace {
     /// With everything else.
     Store,
+    /// In another database of PostgreSQL.
+    Postgres(Box<PostgresUrl>),
     /// In Redis.
     Redis(Box<RedisUrl>),
 }
@@ -216,12 +218,18 @@ impl Settings {
             );
             found.push((what, "set `sslmode=require`"));
         }
-        if let SharedPlace::Redis(url) = &self.shared
-            && url.is_open()
-        {
-            let what =
-                format!("`shared` is `{url}`, without TLS: its password can be read on the way");
-            found.push((what, "use `rediss`"));
+        let shared = match &self.shared {
+            SharedPlace::Postgres(url) if url.is_open() => {
+                Some((url.to_string(), "set `sslmode=require`"))
+            }
+            SharedPlace::Redis(url) if url.is_open() => Some((url.to_string(), "use `rediss`")),
+            _ => None,
+        };
+        if let Some((url, remedy)) = shared {
+            let what = format!(
+                "`shared` is `{url}`, and need not speak TLS: its password can be read on the way"
+            );
+            found.push((what, remedy));
         }
         let address = self.api.address;
         if self.api.tls.is_none() && !address.ip().to_canonical().is_loopback() {
@@ -283,16 +291,17 @@ fn ca_of(typed: &Typed, key: &str, file: &Option<String>) -> Result<Option<Vec<u
     std::fs::read(&path).map(Some).map_err(|err| typed.problem(key, problem(err)))
 }
 
-/// The text is not quoted: a URL may hold a password.
-fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
-    let raw = &typed.raw;
-    let said = Some(&raw.store).filter(|store| *store != STORE);
-    let named = url_of(typed, ("store", "store_file"), said, raw.store_file.as_ref())?;
-    let (key, text) = named.unwrap_or(("store", STORE.to_owned()));
+/// The place of a store, by the key that says it and the one that names the certificates to trust
+/// there. The text is not quoted: a URL may hold a password.
+fn store_place(
+    typed: &Typed,
+    (key, text): (&str, &str),
+    (ca_key, ca_file): (&str, &Option<String>),
+) -> Result<StorePlace, ConfigError> {
     match text.split_once(':') {
         Some(("sqlite", path)) if !path.is_empty() => {
-            if raw.store_ca_file.is_some() {
-                return Err(typed.problem("store_ca_file", "means something only for PostgreSQL"));
+            if ca_file.is_some() {
+                return Err(typed.problem(ca_key, "means something only for PostgreSQL"));
             }
             let path = match path.strip_prefix("//") {
                 None => path,
@@ -305,15 +314,20 @@ fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
                         ));
                 }
             };
-            Ok(StorePlace::Sqlite(typed.path(path)))
+            let path = typed.path(path);
+            let parts = path.components().filter(|part| *part != Component::CurDir);
+            Ok(StorePlace::Sqlite(parts.collect()))
         }
         Some(("postgres" | "postgresql", _)) => {
-            let ca = ca_of(typed, "store_ca_file", &raw.store_ca_file)?;
             let problem = |err: PostgresUrlError| match err {
-                PostgresUrlError::Certificates => typed.problem("store_ca_file", err.to_string()),
+                PostgresUrlError::Certificates => typed.problem(ca_key, err.to_string()),
+                PostgresUrlError::NotHeeded("sslrootcert") => typed
+                    .problem(key, err.to_string())
+                    .hint(format!("`{ca_key}` names the certificates to trust")),
                 _ => typed.problem(key, err.to_string()),
             };
-            let url = PostgresUrl::parse(&text, ca.as_deref()).map_err(problem)?;
+            let ca = ca_of(typed, ca_key, ca_file)?;
+            let url = PostgresUrl::parse(text, ca.as_deref()).map_err(problem)?;
             Ok(StorePlace::Postgres(Box::new(url)))
         }
         _ => Err(typed
@@ -322,32 +336,37 @@ fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
     }
 }
 
+fn store(typed: &Typed) -> Result<StorePlace, ConfigError> {
+    let raw = &typed.raw;
+    let said = Some(&raw.store).filter(|store| *store != STORE);
+    let named = url_of(typed, ("store", "store_file"), said, raw.store_file.as_ref())?;
+    let (key, text) = named.unwrap_or(("store", STORE.to_owned()));
+    store_place(typed, (key, &text), ("store_ca_file", &raw.store_ca_file))
+}
+
 fn shared(typed: &Typed, store: &StorePlace) -> Result<SharedPlace, ConfigError> {
     let raw = &typed.raw;
     let named =
         url_of(typed, ("shared", "shared_file"), raw.shared.as_ref(), raw.shared_file.as_ref())?;
-    let ca = ca_of(typed, "shared_ca_file", &raw.shared_ca_file)?;
-    let is_redis = |text: &str| text.starts_with("redis");
-    match named {
-        Some((key, text)) if is_redis(&text) => RedisUrl::parse(&text, ca.as_deref())
+    let ca_file = ("shared_ca_file", &raw.shared_ca_file);
+    let Some((key, text)) = named else {
+        return match ca_file.1 {
+            Some(_) => Err(typed.problem(ca_file.0, "means nothing without `shared`")),
+            None => Ok(SharedPlace::Store),
+        };
+    };
+    if text.starts_with("redis") {
+        let ca = ca_of(typed, ca_file.0, ca_file.1)?;
+        return RedisUrl::parse(&text, ca.as_deref())
             .map(|url| SharedPlace::Redis(Box::new(url)))
-            .map_err(|err| typed.problem(key, err.to_string())),
-        _ if ca.is_some() => Err(typed.problem("shared_ca_file", "means something only for Redis")),
-        None => Ok(SharedPlace::Store),
-        Some((key, text)) => {
-            let same = match store {
-                StorePlace::Sqlite(_) => raw.store == text,
-                StorePlace::Postgres(url) => {
-                    PostgresUrl::parse(&text, None).is_ok_and(|shared| shared == **url)
-                }
-            };
-            if same {
-                return Ok(SharedPlace::Store);
-            }
-            Err(typed
-                .problem(key, "is neither a Redis nor what `store` says")
-                .hint("leave it out to share by the store, or write `rediss://:password@host`"))
-        }
+            .map_err(|err| typed.problem(key, err.to_string()));
+    }
+    match store_place(typed, (key, &text), ca_file)? {
+        same if same == *store => Ok(SharedPlace::Store),
+        StorePlace::Postgres(url) => Ok(SharedPlace::Postgres(url)),
+        StorePlace::Sqlite(_) => Err(typed
+            .problem(key, "is another file than that of `store`")
+            .hint("leave it out to share by the store, or write `rediss://:password@host`")),
     }
 }
 

@@ -27,6 +27,10 @@ pub(super) fn ready(app: &App) -> Answer {
         let why = "it has been away for too long, so no client key is taken for good";
         return Err(StoreError::Unavailable(why.to_owned()).into());
     }
-    let store = if app.broker.reaches_store() { "reachable" } else { "unreachable" };
-    Ok(json_answer(&json!({ "status": "ready", "store": store })))
+    let word = |reached| if reached { "reachable" } else { "unreachable" };
+    Ok(json_answer(&json!({
+        "status": "ready",
+        "store": word(app.broker.reaches_store()),
+        "shared": word(app.broker.reaches_shared()),
+    })))
 }

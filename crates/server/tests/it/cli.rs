@@ -244,6 +244,27 @@ async fn doctor_only_looks_for_the_store() {
 }
 
 #[tokio::test]
+async fn doctor_leaves_older_tables_as_they_are() {
+    /// Where SQLite keeps the number that is our version, as big-endian.
+    const VERSION: std::ops::Range<usize> = 60..64;
+    let sim = SimProcess::start(&[]).await;
+    let folder = Folder::ready(&sim).await;
+    folder.xinfu(&["app", "list"]).await.ok();
+    let path = folder.path("xinfu.db");
+    let mut file = std::fs::read(&path).unwrap();
+    file[VERSION].copy_from_slice(&[0, 0, 0, 1]);
+    std::fs::write(&path, &file).unwrap();
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    let line = doctor.out.lines().find(|line| line.contains("store: ")).unwrap();
+    assert!(line.starts_with("note") && line.contains("an older version"), "{line}");
+    assert_eq!(std::fs::read(&path).unwrap()[VERSION], [0, 0, 0, 1]);
+    file[VERSION].copy_from_slice(&[0, 0, 0, 99]);
+    std::fs::write(&path, &file).unwrap();
+    let doctor = folder.xinfu(&["doctor"]).await.failed(1);
+    assert!(doctor.out.contains("run a newer xinfu"), "{}", doctor.out);
+}
+
+#[tokio::test]
 async fn what_travels_in_the_clear_is_told() {
     let sim = SimProcess::start(&[]).await;
     let mut folder = Folder::ready(&sim).await;

@@ -49,6 +49,10 @@ pub(crate) struct Database {
 }
 
 impl Database {
+    async fn fresh() -> Self {
+        Self::at(&named_by("XINFU_TEST_POSTGRES")).await
+    }
+
     /// One on the server at a URL.
     pub(crate) async fn at(server: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -95,7 +99,7 @@ struct Cluster {
 impl Cluster {
     async fn start(sharing: Sharing, replicas: usize) -> Self {
         let sim = SimProcess::start(&[(APP, SECRET)]).await;
-        let database = Database::at(&named_by("XINFU_TEST_POSTGRES")).await;
+        let database = Database::fresh().await;
         let mut folder = Folder::ready(&sim).await;
         folder.set("XINFU_STORE", &database.url());
         // As long as the load balancer needs to notice.
@@ -162,9 +166,8 @@ async fn any_replica_answers_and_all_follow() {
         let keys = cluster.folder.xinfu(&["key", "list", "--json"]).await.ok().json();
         let id = keys.as_array().unwrap().iter().find(|key| key["name"] == "other").unwrap();
         cluster.folder.xinfu(&["key", "revoke", id["id"].as_str().unwrap()]).await.ok();
-        for server in &cluster.servers {
-            server.answers(APP, &other, 401, FOLLOWED).await;
-        }
+        let refusals = cluster.servers.iter().map(|it| it.answers(APP, &other, 401, FOLLOWED));
+        futures_util::future::join_all(refusals).await;
         cluster.folder.xinfu(&["app", "remove", APP, "--yes"]).await.ok();
         cluster.all_answer(404).await;
     }
@@ -316,6 +319,54 @@ async fn a_database_that_is_away_keeps_no_reader_waiting() {
         let answers = cluster.servers.iter().map(|it| it.answers(APP, &cluster.key, 404, PATIENCE));
         futures_util::future::join_all(answers).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away_is_told_and_nothing_else_is_missed() {
+    let sim = SimProcess::start(&[(APP, SECRET)]).await;
+    let database = Database::fresh().await;
+    let redis = named_by("XINFU_TEST_REDIS");
+    let gate = Gate::before(redis.split(['@', '/']).nth(2).unwrap()).await;
+    let mut folder = Folder::ready(&sim).await;
+    folder.set("XINFU_STORE", &database.url());
+    folder.set("XINFU_SHARED", &format!("redis://{}?prefix={}", gate.host, database.name));
+    folder.add_app(APP, SECRET, &[]).await.ok();
+    let key = folder.add_key(&["reader", "--everything"]).await;
+    let server = folder.serve().await;
+    server.answers(APP, &key, 200, FOLLOWED).await;
+    for (shut, word) in [(true, "unreachable"), (false, "reachable")] {
+        gate.set(if shut { Way::Swallowing } else { Way::Open });
+        let told = eventually(PATIENCE, || async {
+            let (status, ready) = server.get("/readyz", "").await;
+            assert_eq!((status, &ready["store"]), (200, &json!("reachable")));
+            (ready["shared"] == word).then_some(())
+        });
+        told.await.expect("it says so");
+        server.answers(APP, &key, 200, FOLLOWED).await;
+    }
+}
+
+/// What is shared may be in a database of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_by_another_database() {
+    let sim = SimProcess::start(&[(APP, SECRET)]).await;
+    let (database, apart) = (Database::fresh().await, Database::fresh().await);
+    let mut folder = Folder::ready(&sim).await;
+    folder.set("XINFU_STORE", &database.url());
+    folder.set("XINFU_SHARED", &apart.url());
+    // Whoever only looks makes no tables.
+    let doctor = folder.xinfu(&["doctor"]).await.ok();
+    assert_eq!(doctor.out.matches("has no tables yet").count(), 2, "{}", doctor.out);
+    folder.add_app(APP, SECRET, &[]).await.ok();
+    let key = folder.add_key(&["reader", "--everything"]).await;
+    let servers = [folder.serve().await, folder.serve().await];
+    for server in &servers {
+        server.answers(APP, &key, 200, FOLLOWED).await;
+    }
+    assert_eq!(sim.count("/cgi-bin/stable_token", APP, Some(0)).await, 1);
+    let other = folder.add_key(&["other", "--everything"]).await;
+    let heard = servers.iter().map(|it| it.answers(APP, &other, 200, FOLLOWED));
+    futures_util::future::join_all(heard).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

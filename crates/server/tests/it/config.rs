@@ -68,13 +68,17 @@ async fn what_is_wrong_is_named_by_file_key_and_what_is_allowed() {
         ("[upstream]\nproxy_file = \"none\"", vec!["`upstream.proxy_file`", "`none`"]),
         ("top store = \"postgres://db\"", vec!["`store`", "names no database"]),
         ("top store = \"mysql://db/x\"", vec!["`store`", "hint:", "`postgres://"]),
+        (
+            "top store = \"postgres://db/x?sslrootcert=ca.pem\"",
+            vec!["`sslrootcert`", "hint: `store_ca_file`"],
+        ),
         ("top store = \"sqlite:a.db\"\ntop store_file = \"a\"", vec!["`store`", "`store_file`"]),
         ("top store_file = \"none\"", vec!["`store_file`", "`none`"]),
         ("top store_ca_file = \"ca.pem\"", vec!["`store_ca_file`", "PostgreSQL"]),
         ("top shared = \"redis://\"", vec!["`shared`"]),
         ("top shared = \"redis+odd://h\"", vec!["`shared`", "redis+sentinel://"]),
-        ("top shared = \"postgres://h/x\"", vec!["`shared`", "hint:", "leave it out"]),
-        ("top shared_ca_file = \"xinfu.toml\"", vec!["`shared_ca_file`", "Redis"]),
+        ("top shared = \"sqlite:other.db\"", vec!["`shared`", "hint:", "leave it out"]),
+        ("top shared_ca_file = \"xinfu.toml\"", vec!["`shared_ca_file`", "`shared`"]),
         ("top seal_with = \"k9\"", vec!["`seal_with`", "`k9`"]),
         ("this is no TOML", vec!["`xinfu.toml` line 5"]),
     ] {
@@ -101,7 +105,7 @@ async fn a_password_in_the_file_is_never_quoted() {
         "top store = \"postgres://me:pass5555word@host/x?pass5555word=1\"",
         "top shared = \"redis://me:pass5555word@host:port/x\"",
         "top shared = \"redis://me:pass5555word@host/?pass5555word=1\"",
-        "top shared = \"postgres://me:pass5555word@host/x\"",
+        "top shared = \"postgres://me:pass5555word@host/x?sslmode=pass5555word\"",
     ] {
         let err = refusal(lines).await;
         assert!(!err.contains("5555"), "{err}");
@@ -171,6 +175,22 @@ async fn where_the_store_is_may_lie_in_a_file() {
     folder.write("place", "sqlite:other.db\n");
     folder.xinfu(&["app", "list"]).await.ok();
     assert!(folder.path("other.db").exists() && !folder.path("xinfu.db").exists());
+}
+
+#[tokio::test]
+async fn what_is_shared_may_name_the_store_or_another_database() {
+    for (store, shared) in [
+        ("sqlite:a.db", "sqlite:./a.db"),
+        ("postgres://me@db/x", "postgresql://me@db:5432/x?sslmode=verify-full"),
+        ("postgres://me@db/x", "postgres://me@other/y"),
+        ("sqlite:a.db", "postgres://me@db/x"),
+    ] {
+        let lines = format!("top store = \"{store}\"\ntop shared = \"{shared}\"");
+        folder_with(&lines).await.xinfu(&["check-config"]).await.ok();
+    }
+    let folder = folder_with("top store_file = \"place\"\ntop shared = \"sqlite:a.db\"").await;
+    folder.write("place", "sqlite:a.db");
+    folder.xinfu(&["app", "list"]).await.ok();
 }
 
 #[tokio::test]

@@ -324,39 +324,46 @@ impl Logins for PostgresStore {
         self.write(async |write| {
             let now = Timestamp::from_millis(write.one("SELECT xinfu_now()", &[]).await?.get(0));
             let before = |kept: Duration| (now - kept).as_millis();
-            // Replicas do this side by side, each with rows of its own.
+            // Replicas do this side by side, each with rows of its own. Which ones is looked up once:
+            // a plan that did so again for each row would go beyond the limit.
             let past = [
                 (
-                    "DELETE FROM claims WHERE (app, code) IN \
-                     (SELECT app, code FROM claims WHERE claimed_at <= $1 LIMIT $2 \
-                      FOR UPDATE SKIP LOCKED)",
+                    "WITH past AS MATERIALIZED \
+                         (SELECT app, code FROM claims WHERE claimed_at <= $1 LIMIT $2 \
+                          FOR UPDATE SKIP LOCKED) \
+                     DELETE FROM claims WHERE (app, code) IN (SELECT * FROM past)",
                     before(CLAIM_KEPT),
                 ),
                 (
-                    "UPDATE claims SET outcome_key = NULL, outcome = NULL WHERE (app, code) IN \
-                     (SELECT app, code FROM claims \
-                      WHERE settled_at <= $1 AND outcome IS NOT NULL LIMIT $2 \
-                      FOR UPDATE SKIP LOCKED)",
+                    "WITH past AS MATERIALIZED \
+                         (SELECT app, code FROM claims \
+                          WHERE settled_at <= $1 AND outcome IS NOT NULL LIMIT $2 \
+                          FOR UPDATE SKIP LOCKED) \
+                     UPDATE claims SET outcome_key = NULL, outcome = NULL \
+                     WHERE (app, code) IN (SELECT * FROM past)",
                     before(OUTCOME_KEPT),
                 ),
                 (
-                    "DELETE FROM grants WHERE (app, openid, scope) IN \
-                     (SELECT app, openid, scope FROM grants WHERE authorised_at <= $1 LIMIT $2 \
-                      FOR UPDATE SKIP LOCKED)",
+                    "WITH past AS MATERIALIZED \
+                         (SELECT app, openid, scope FROM grants WHERE authorised_at <= $1 LIMIT $2 \
+                          FOR UPDATE SKIP LOCKED) \
+                     DELETE FROM grants WHERE (app, openid, scope) IN (SELECT * FROM past)",
                     before(GRANT_KEPT),
                 ),
                 (
-                    "UPDATE grants SET profile_key = NULL, profile = NULL \
-                 WHERE (app, openid, scope) IN \
-                     (SELECT app, openid, scope FROM grants \
-                      WHERE profile_fetched_at <= $1 AND profile IS NOT NULL LIMIT $2 \
-                      FOR UPDATE SKIP LOCKED)",
+                    "WITH past AS MATERIALIZED \
+                         (SELECT app, openid, scope FROM grants \
+                          WHERE profile_fetched_at <= $1 AND profile IS NOT NULL LIMIT $2 \
+                          FOR UPDATE SKIP LOCKED) \
+                     UPDATE grants SET profile_key = NULL, profile = NULL \
+                     WHERE (app, openid, scope) IN (SELECT * FROM past)",
                     before(PROFILE_KEPT),
                 ),
                 (
-                    "DELETE FROM mini_sessions WHERE (app, id) IN \
-                     (SELECT app, id FROM mini_sessions WHERE expires_at <= $1 LIMIT $2 \
-                      FOR UPDATE SKIP LOCKED)",
+                    "WITH past AS MATERIALIZED \
+                         (SELECT app, id FROM mini_sessions WHERE expires_at <= $1 LIMIT $2 \
+                          FOR UPDATE SKIP LOCKED) \
+                     DELETE FROM mini_sessions WHERE (app, id) IN (SELECT * FROM past)",
                     now.as_millis(),
                 ),
             ];

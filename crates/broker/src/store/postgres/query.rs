@@ -105,6 +105,11 @@ impl From<tokio_postgres::Error> for StoreError {
         let message = format!("PostgreSQL says: {} ({})", said.message(), said.code().code());
         match *said.code() {
             SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => Self::Corrupt(message),
+            SqlState::UNDEFINED_TABLE
+            | SqlState::UNDEFINED_COLUMN
+            | SqlState::UNDEFINED_FUNCTION => Self::Unavailable(format!(
+                "{message}: the tables are those of another version of xinfu"
+            )),
             _ => Self::Unavailable(message),
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_postgres::AsyncMessage;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::{PostgresStore, open::PostgresUrl, query::Sql};
+use super::{PostgresStore, query::Sql, url::PostgresUrl};
 use crate::{
     slot::SET_BACK,
     store::{Acquired, Lease, Shared, StoreError, StoreResult},
@@ -34,6 +34,8 @@ pub(super) struct Wakes {
     url: PostgresUrl,
     feed: Arc<Feed>,
     look_every: Duration,
+    /// Whether the change log of what is waited for is in this database too.
+    has_log: bool,
     /// The task that listens, once somebody has waited; it ends with this.
     listener: OnceLock<AbortOnDropHandle<()>>,
 }
@@ -50,7 +52,13 @@ impl Wakes {
     /// For the database at `url`, which is also looked at every now and then.
     pub(super) fn of(url: PostgresUrl, look_every: Duration) -> Self {
         let feed = Feed { announced: AtomicI64::new(0), count: watch::Sender::new(1) };
-        Self { url, feed: Arc::new(feed), look_every, listener: OnceLock::new() }
+        Self { url, feed: Arc::new(feed), look_every, has_log: true, listener: OnceLock::new() }
+    }
+
+    /// For a database that hears of changes only when somebody tells: whoever waits is woken every
+    /// now and then, to look where they are made.
+    pub(super) fn apart(url: PostgresUrl, look_every: Duration) -> Self {
+        Self { has_log: false, ..Self::of(url, look_every) }
     }
 
     /// Listens to what the database notifies, from now on.
@@ -126,7 +134,11 @@ async fn listen(url: &PostgresUrl, feed: &Feed, deaf: &mut bool) -> StoreResult<
 
 impl PostgresStore {
     /// Looks whether the change log has grown by what nobody told.
-    async fn look(&self) -> StoreResult<()> {
+    async fn look_at_log(&self) -> StoreResult<()> {
+        if !self.wakes.has_log {
+            self.wakes.feed.bump();
+            return Ok(());
+        }
         let sql = "SELECT coalesce(max(number), 0) FROM changes";
         let newest = self.on(async |db| db.one(sql, &[]).await).await?.get(0);
         let feed = &self.wakes.feed;
@@ -206,7 +218,7 @@ impl Shared for PostgresStore {
                 return Ok(count);
             }
             if tokio::time::timeout(self.wakes.look_every, wakes.changed()).await.is_err() {
-                self.look().await?;
+                self.look_at_log().await?;
             }
         }
     }

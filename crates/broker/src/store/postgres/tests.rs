@@ -2,17 +2,14 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use clock::Clock;
 use futures_util::future::join_all;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
 use tokio_postgres::NoTls;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::*;
 use crate::store::{
-    Shared,
+    Logins, MemoryStore, Shared, Tables,
     conformance::{self, START, app_row, audit, credential_row, token},
     servers,
 };
@@ -50,6 +47,12 @@ impl Database {
 
     async fn open(&self) -> PostgresStore {
         PostgresStore::open(&self.url).await.unwrap()
+    }
+
+    /// Opens it as one who is told of changes and never looks.
+    async fn open_listening(&self) -> PostgresStore {
+        let wakes = Wakes::of(self.url.clone(), MINUTE * 60);
+        PostgresStore::open_waking(&self.url, wakes).await.unwrap()
     }
 
     async fn do_sql(&self, sql: &str) {
@@ -104,6 +107,152 @@ async fn many_may_open_a_new_database_at_once() {
 }
 
 #[tokio::test]
+async fn a_look_changes_nothing() {
+    let database = Database::new().await;
+    let look = async || PostgresStore::look(&database.url).await.unwrap();
+    assert_eq!((look().await, look().await), (Tables::None, Tables::None));
+    let sql = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";
+    let made: i64 = database.client.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(made, 0);
+    database.open().await;
+    assert_eq!(look().await, Tables::Current);
+}
+
+/// Beneath a server that runs, a newer one has added to the tables, and then has put one away.
+#[tokio::test]
+async fn an_older_server_goes_on_or_says_that_it_cannot() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    let (row, entry) = (app_row("wx1", 1), audit("app.add", "wx1"));
+    let id = token(&row.app);
+    assert!(store.put_app(&row, &entry).await.unwrap());
+    assert!(store.put_credential(&credential_row(&id, 1), 0).await.unwrap());
+    database
+        .do_sql(
+            "UPDATE xinfu_version SET version = 2; CREATE TABLE later (app TEXT); \
+             ALTER TABLE apps ADD COLUMN later TEXT; \
+             ALTER TABLE credentials ADD COLUMN later TEXT NOT NULL DEFAULT 'x'",
+        )
+        .await;
+    assert_eq!(store.list_apps().await.unwrap(), [row]);
+    assert!(store.put_credential(&credential_row(&id, 2), 1).await.unwrap());
+    for (gone, back) in [
+        ("ALTER TABLE credentials RENAME TO old", "ALTER TABLE old RENAME TO credentials"),
+        (
+            "ALTER TABLE credentials RENAME COLUMN value TO old",
+            "ALTER TABLE credentials RENAME COLUMN old TO value",
+        ),
+    ] {
+        database.do_sql(gone).await;
+        let refused = store.put_credential(&credential_row(&id, 3), 2).await.unwrap_err();
+        let StoreError::Unavailable(why) = refused else { panic!("{refused}") };
+        assert!(why.contains("another version of xinfu"), "{why}");
+        database.do_sql(back).await;
+    }
+    assert_eq!(store.find_credential(&id).await.unwrap().unwrap().generation, 2);
+}
+
+/// Whatever is set for the database, our transactions are as our statements take them to be.
+#[tokio::test]
+async fn sessions_keep_what_they_need() {
+    let database = Database::new().await;
+    let name = &database.name;
+    let set = async |name: &str, setting: &str, value: &str| {
+        let sql = format!("ALTER DATABASE {name} SET {setting} = '{value}'");
+        database.do_sql(&sql).await;
+    };
+    set(name, "default_transaction_isolation", "serializable").await;
+    set(name, "default_transaction_read_only", "on").await;
+    for (commit, kept) in [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")] {
+        // Ours, which sets it, is a session of the same database.
+        database.do_sql("SET default_transaction_read_only = off").await;
+        set(name, "synchronous_commit", commit).await;
+        let store = database.open().await;
+        let shown = async |setting: &str| {
+            let sql = format!("SELECT current_setting('{setting}')");
+            let row = store.on(async |db| db.one(&sql, &[]).await).await.unwrap();
+            row.get::<_, String>(0)
+        };
+        assert_eq!(shown("transaction_isolation").await, "read committed");
+        assert_eq!(shown("transaction_read_only").await, "off");
+        assert_eq!(shown("synchronous_commit").await, kept);
+    }
+}
+
+/// What is sealed may be a million values, and naming their keys must not need to read them.
+#[tokio::test]
+async fn the_keys_of_sealed_values_are_found_by_indexes() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    assert!(store.put_app(&app_row("wx1", 1), &audit("app.add", "wx1")).await.unwrap());
+    database
+        .do_sql(
+            "INSERT INTO grants (app, openid, scope, version, tokens_key, tokens, \
+                 token_expires_at, authorised_at, client, profile_key, profile) \
+             SELECT 'wx1', 'o' || n, 'snsapi_base', 'v', 'k' || (n / 10000), 'x', 0, 0, 'c', \
+                 'p' || (n / 15000), 'x' FROM generate_series(1, 29999) n; \
+             INSERT INTO mini_sessions (app, id, openid, session_key_key, session_key, expires_at) \
+             SELECT 'wx1', n::TEXT::BYTEA, 'o', 's', 'x', 0 FROM generate_series(1, 20000) n; \
+             INSERT INTO claims (app, code, client, owner, claimed_at, deadline, outcome_key, outcome) \
+             SELECT 'wx1', n::TEXT::BYTEA, 'c', 'o', 0, 0, 'c', 'x' \
+                 FROM generate_series(1, 20000) n; \
+             ANALYZE",
+        )
+        .await;
+    let keys = store.sealing_keys().await.unwrap();
+    assert_eq!(keys, ["c", "k0", "k1", "k2", "p0", "p1", "s"]);
+    let plan = database.client.query(&format!("EXPLAIN {SEALING_KEYS}"), &[]).await.unwrap();
+    let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+    for table in ["grants", "mini_sessions", "claims"] {
+        let whole = format!("Seq Scan on {table}");
+        assert!(!plan.iter().any(|step| step.contains(&whole)), "{plan:#?}");
+    }
+}
+
+/// Also by a plan that looks for what is past again and again.
+#[tokio::test]
+async fn no_more_is_forgotten_at_once_than_was_asked_for() {
+    let database = Database::new().await;
+    for plan in ["hashagg", "hashjoin", "mergejoin", "material", "sort", "indexscan", "bitmapscan"]
+    {
+        let sql = format!("ALTER DATABASE {} SET enable_{plan} = off", database.name);
+        database.do_sql(&sql).await;
+    }
+    let store = database.open().await;
+    assert!(store.put_app(&app_row("wx1", 1), &audit("app.add", "wx1")).await.unwrap());
+    database
+        .do_sql(
+            "INSERT INTO claims (app, code, client, owner, claimed_at, deadline) \
+             SELECT 'wx1', n::TEXT::BYTEA, 'c', 'o', 0, 0 FROM generate_series(1, 20) n; \
+             INSERT INTO grants (app, openid, scope, version, token_expires_at, authorised_at, client) \
+             SELECT 'wx1', 'o' || n, 'snsapi_base', 'v', 0, 0, 'c' FROM generate_series(1, 20) n; \
+             INSERT INTO mini_sessions (app, id, openid, session_key_key, session_key, expires_at) \
+             SELECT 'wx1', n::TEXT::BYTEA, 'o', 'k1', 'x', 0 FROM generate_series(1, 20) n; \
+             ANALYZE",
+        )
+        .await;
+    assert_eq!(store.forget_past_logins(2).await.unwrap(), 3 * 2);
+}
+
+#[tokio::test]
+async fn a_database_apart_gives_leases_and_wakes() {
+    let database = Database::new().await;
+    let apart = async || PostgresStore::open_apart(&database.url).await.unwrap();
+    let shared = [apart().await, apart().await];
+    database.hold_clock().await;
+    let store = MemoryStore::new(Clock::following_timers(START));
+    let handles = conformance::Handles::apart(std::slice::from_ref(&store), &shared);
+    conformance::shared_alone(&handles, &async |by| database.advance(by).await).await;
+    // Nobody tells it of what is written elsewhere: it wakes by itself, again and again.
+    let mut cursor = shared[0].woken(0).await.unwrap();
+    for _ in 0..3 {
+        let next = tokio::time::timeout(MINUTE, shared[0].woken(cursor)).await.unwrap().unwrap();
+        assert_ne!(next, cursor);
+        cursor = next;
+    }
+}
+
+#[tokio::test]
 async fn a_database_of_a_newer_version_is_refused() {
     let database = Database::new().await;
     database.open().await;
@@ -111,6 +260,7 @@ async fn a_database_of_a_newer_version_is_refused() {
     let refused = PostgresStore::open(&database.url).await.unwrap_err();
     let StoreError::Corrupt(why) = refused else { panic!("{refused}") };
     assert!(why.contains("99") && why.contains("newer xinfu"), "{why}");
+    assert_eq!(PostgresStore::look(&database.url).await, Err(StoreError::Corrupt(why)));
 }
 
 /// The time that is stored is the server's, whatever a replica thinks.
@@ -179,7 +329,7 @@ async fn wakes_another(one: &PostgresStore, two: &PostgresStore) {
 #[tokio::test]
 async fn what_one_replica_writes_wakes_another_by_notification_alone() {
     let database = Database::new().await;
-    let rarely = PostgresStore::open_looking(&database.url, MINUTE * 60).await.unwrap();
+    let rarely = database.open_listening().await;
     wakes_another(&database.open().await, &rarely).await;
 }
 
@@ -198,7 +348,7 @@ async fn a_change_that_nobody_told_is_noticed() {
 #[tokio::test]
 async fn a_restart_of_the_database_needs_none_of_ours() {
     let database = Database::new().await;
-    let store = PostgresStore::open_looking(&database.url, MINUTE * 60).await.unwrap();
+    let store = database.open_listening().await;
     let cursor = settled(&store).await;
     database
         .do_sql(
@@ -226,37 +376,12 @@ async fn a_database_that_is_silent_is_unavailable_and_then_is_not() {
     assert_eq!(store.list_apps().await.unwrap(), []);
 }
 
-/// What stands before the database, and stops passing on what comes by the connections that there
-/// are when it is told to.
-async fn gate(to: String) -> (String, watch::Sender<u32>, AbortOnDropHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let stalls = watch::Sender::new(0);
-    let told = stalls.subscribe();
-    let tasks = TaskTracker::new();
-    let accepting = tasks.clone().spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let (to, mut told) = (to.clone(), told.clone());
-            told.mark_unchanged();
-            tasks.spawn(async move {
-                let mut far = TcpStream::connect(to).await.unwrap();
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    // Nobody is told that nothing comes any more.
-                    _ = told.changed() => std::future::pending().await,
-                }
-            });
-        }
-    });
-    (address, stalls, AbortOnDropHandle::new(accepting))
-}
-
 #[tokio::test]
 async fn a_connection_that_went_silent_is_given_up() {
     let database = Database::new().await;
     let server = servers::postgres();
     let host = server.split(['@', '/']).nth(3).unwrap();
-    let (address, stalls, _accepting) = gate(host.to_owned()).await;
+    let (address, stalls, _accepting) = servers::gate(host.to_owned()).await;
     let url = format!("postgres://xinfu@{address}/{}", database.name);
     let store = PostgresStore::open(&PostgresUrl::parse(&url, None).unwrap()).await.unwrap();
     assert_eq!(store.list_apps().await.unwrap(), []);
@@ -275,7 +400,7 @@ async fn a_connection_that_went_silent_is_given_up() {
 #[tokio::test]
 async fn a_database_that_does_not_answer_is_left_alone_for_a_moment() {
     const CALLS: u32 = 20;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://xinfu@{}/xinfu", listener.local_addr().unwrap());
     let connections = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&connections);
@@ -288,7 +413,7 @@ async fn a_database_that_does_not_answer_is_left_alone_for_a_moment() {
     });
     let _accepting = AbortOnDropHandle::new(accepting);
     let url = PostgresUrl::parse(&url, None).unwrap();
-    let store = PostgresStore::unopened(&url, MINUTE).unwrap();
+    let store = PostgresStore::unopened(&url, Wakes::of(url.clone(), MINUTE)).unwrap();
     for _ in 0..CALLS {
         let refused = store.list_apps().await;
         assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
@@ -374,15 +499,35 @@ fn urls_show_no_password_and_open_ways_are_known() {
     let url = PostgresUrl::parse("postgres://me:s3cret@db.example.com:5433/x", None).unwrap();
     assert_eq!(format!("{url} {url:?}").matches("s3cret").count(), 0);
     assert_eq!(url.to_string(), "postgres://db.example.com:5433/x");
-    assert!(!url.is_open(), "it must speak TLS");
-    let open = "postgres://me@db.example.com/x?sslmode=prefer";
-    assert!(PostgresUrl::parse(open, None).unwrap().is_open());
-    assert!(!PostgresUrl::parse("postgres://me@127.0.0.1/x", None).unwrap().is_open());
+    for (url, open) in [
+        ("postgres://me@db.example.com/x", false),
+        ("postgres://me@db.example.com/x?sslmode=prefer", true),
+        ("postgres://me@db.example.com/x?sslmode=verify-full&application_name=a", false),
+        ("postgres://me@127.0.0.1/x", false),
+        ("postgres:///x?host=%2Frun%2Fpostgresql&port=5433&user=me", false),
+        // A password that looks like a parameter is none.
+        ("postgres://me:?sslmode=disable@db.example.com/x", false),
+        ("postgres://me:sslmode=verify-full@db.example.com/x?sslmode=disable", true),
+    ] {
+        let parsed = PostgresUrl::parse(url, None).unwrap();
+        assert_eq!(parsed.is_open(), open, "{url}");
+    }
+    let password = PostgresUrl::parse("postgres://me:?sslmode=verify-ca@h/x", None).unwrap();
+    assert_eq!(password.config.get_password(), Some("?sslmode=verify-ca".as_bytes()));
     for (wrong, part) in [
         ("postgres://me:s3cret@/x", "host"),
         ("postgres://me:s3cret@h", "database"),
-        ("postgres://me:s3cret@h/x?sslmode=maybe", "URL"),
         ("postgres://me:s3cret@h:port/x", "URL"),
+        ("host=h password=s3cret dbname=x", "URL"),
+        ("postgres://me:s3cret@h/x?sslmode", "URL"),
+        ("postgres://me:s3cret@h/x?sslmode=maybe", "`verify-full`"),
+        ("postgres://me:s3cret@h/x?sslmode=allow", "`verify-full`"),
+        ("postgres://me:s3cret@h/x?sslmode=require&hostaddr=10.0.0.1", "`hostaddr`"),
+        ("postgres://me:s3cret@h/x?sslrootcert=/ca.pem", "`sslrootcert`"),
+        ("postgres://me:s3cret@h/x?connect_timeout=10", "`connect_timeout`"),
+        ("postgres://me:s3cret@h/x?target_session_attrs=primary", "`target_session_attrs`"),
+        ("postgres://me:s3cret@h/x?port=5433", "`port`"),
+        ("postgres://h/x?user=me&password=a&s3cret=1", "unknown"),
     ] {
         let refused = PostgresUrl::parse(wrong, None).unwrap_err().to_string();
         assert!(refused.contains(part) && !refused.contains("s3cret"), "{wrong}: {refused}");

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use ::redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline,
     RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
-    aio::{ConnectionLike, MultiplexedConnection, PubSubStream},
+    aio::{ConnectionLike, MultiplexedConnection, PubSubSink, PubSubStream},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
@@ -13,6 +13,9 @@ use ::redis::{
 
 /// How long reaching a server may take, and how long an answer of one.
 const ANSWER: Duration = Duration::from_secs(3);
+
+/// Where Sentinels are unless the URL says otherwise.
+const SENTINEL_PORT: u16 = 26379;
 
 /// What keys and channels begin with, unless the URL names something else.
 const PREFIX: &str = "xinfu";
@@ -56,7 +59,7 @@ impl RedisUrl {
     /// - `redis://user:password@host:port/db`, one server;
     /// - `redis+sentinel://user:password@host:port,host:port/primary/db`: the Sentinels know under
     ///   that name which server is the primary; user and password are those of the servers,
-    ///   `?sentinel_password=` is that of the Sentinels;
+    ///   `?sentinel_password=` is that of the Sentinels, whose port is 26379 unless said otherwise;
     /// - `redis+cluster://user:password@host:port,host:port`, some nodes of a cluster.
     ///
     /// `rediss` instead of `redis` is TLS, and who answers must show a certificate for its name, by
@@ -70,12 +73,18 @@ impl RedisUrl {
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (mut prefix, mut sentinel_password) = (PREFIX.to_owned(), None);
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            match name {
-                "prefix" => value.clone_into(&mut prefix),
-                "sentinel_password" => sentinel_password = Some(decoded(value)?),
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("prefix", "")) => {
+                    return Err(RedisUrlError::Part("the prefix is empty".to_owned()));
+                }
+                Some(("prefix", value)) => value.clone_into(&mut prefix),
+                Some(("sentinel_password", value)) if kind == "sentinel" => {
+                    sentinel_password = Some(decoded(value)?);
+                }
                 _ => {
-                    let known = "the parameters are `prefix` and `sentinel_password`";
+                    let known = "the parameters are `prefix=` and, for Sentinels, \
+                         `sentinel_password=`";
                     return Err(RedisUrlError::Part(known.to_owned()));
                 }
             }
@@ -96,9 +105,13 @@ impl RedisUrl {
             true => Client::build_with_tls(info, certificates.clone()).map_err(part),
             false => Client::open(info).map_err(part),
         };
-        let hosts: Vec<_> = hosts.split(',').collect();
+        let with_port = |host: &str| match (kind, split_port(host)) {
+            ("sentinel", (_, None)) => format!("{host}:{SENTINEL_PORT}"),
+            _ => host.to_owned(),
+        };
+        let hosts: Vec<_> = hosts.split(',').map(with_port).collect();
         let way = match kind {
-            "" if hosts.len() == 1 => Way::One(Box::new(client(info(hosts[0], path)?)?)),
+            "" if hosts.len() == 1 => Way::One(Box::new(client(info(&hosts[0], path)?)?)),
             "sentinel" => {
                 let (primary, db) = path.split_once('/').unwrap_or((path, ""));
                 if primary.is_empty() {
@@ -190,12 +203,12 @@ impl RedisUrl {
         })
     }
 
-    /// What is published from now on.
-    pub(super) async fn subscribe(&self) -> RedisResult<PubSubStream> {
+    /// What is published from now on, and what the connection is asked by.
+    pub(super) async fn subscribe(&self) -> RedisResult<(PubSubSink, PubSubStream)> {
         let hear = async |client: &Client| {
             let mut heard = client.get_async_pubsub().await?;
             heard.subscribe(self.channel()).await?;
-            Ok(heard.into_on_message())
+            Ok(heard.split())
         };
         match &self.way {
             Way::One(client) => hear(client).await,
@@ -249,12 +262,16 @@ fn decoded(text: &str) -> Result<String, RedisUrlError> {
     Ok(decoded.map_err(|_| RedisUrlError::Form)?.into_owned())
 }
 
+/// A host and its port, if it names one.
+fn split_port(host: &str) -> (&str, Option<u16>) {
+    let split = host.rsplit_once(':');
+    let split = split.and_then(|(name, port)| Some((name, port.parse().ok()?)));
+    split.map_or((host, None), |(name, port)| (name, Some(port)))
+}
+
 /// Whether a host is this machine.
 fn is_here(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.parse::<u16>().is_ok() => name,
-        _ => host,
-    };
+    let (name, _) = split_port(host);
     let ip = name.trim_matches(['[', ']']).parse::<IpAddr>();
     name == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }

@@ -171,6 +171,44 @@ async fn a_server_that_forgets_all_and_cuts_connections_is_used_again() {
     assert!(matches!(shared.acquire("wx3", "me", MINUTE).await.unwrap(), Acquired::Yes(_)));
 }
 
+/// A server that takes connections and says nothing, in simulated time.
+#[tokio::test(start_paused = true)]
+async fn no_call_waits_longer_than_the_limit() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("redis://{}", silent.local_addr().unwrap());
+    let shared = RedisShared::new(url_at(&server, None));
+    let calls = (0..6).map(|at| {
+        let shared = &shared;
+        async move {
+            tokio::time::sleep(Duration::from_secs(at)).await;
+            let begun = tokio::time::Instant::now();
+            let refused = Shared::now(shared).await.unwrap_err();
+            assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+            begun.elapsed()
+        }
+    });
+    for took in futures_util::future::join_all(calls).await {
+        assert!(took <= PATIENCE, "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_went_silent_is_not_listened_to_for_ever() {
+    let direct = servers::redis();
+    let host = direct.split(['@', '/']).nth(2).unwrap();
+    let (address, stalls, _accepting) = servers::gate(host.to_owned()).await;
+    let url = url_at(&format!("redis://{address}"), None);
+    let shared = RedisShared::by(url, NOW, MINUTE * 60);
+    let mut cursor = 0;
+    while let Ok(next) = tokio::time::timeout(Duration::from_secs(2), shared.woken(cursor)).await {
+        cursor = next.unwrap();
+    }
+    stalls.send_replace(1);
+    // It listens anew, and says that something may have happened meanwhile.
+    let woken = tokio::time::timeout(MINUTE, shared.woken(cursor)).await;
+    assert_ne!(woken.expect("it is woken").unwrap(), cursor);
+}
+
 #[test]
 fn urls_are_of_three_kinds_and_show_no_password() {
     for (url, shown, open) in [
@@ -183,6 +221,11 @@ fn urls_are_of_three_kinds_and_show_no_password() {
             true,
         ),
         ("rediss+cluster://:s3cret@a:1,b:2?prefix=x", "rediss+cluster://a:1,b:2/", false),
+        (
+            "redis+sentinel://[::1],127.0.0.1:1/main",
+            "redis+sentinel://[::1]:26379,127.0.0.1:1/main",
+            false,
+        ),
     ] {
         let parsed = RedisUrl::parse(url, None).unwrap();
         assert_eq!((parsed.to_string().as_str(), parsed.is_open()), (shown, open));
@@ -195,7 +238,11 @@ fn urls_are_of_three_kinds_and_show_no_password() {
         "redis+sentinel://a/",
         "redis+cluster://a/1",
         "redis+other://a/",
-        "redis://h/x?prefix=a&other=s3cret",
+        "redis://h/?prefix=a&other=s3cret",
+        "redis://h/?prefix=",
+        "redis://h/?prefix",
+        "redis://h/?s3cret",
+        "redis://h/?sentinel_password=s3cret",
         "redis://me:s3cret@h:port/",
     ] {
         let refused = RedisUrl::parse(wrong, None).unwrap_err().to_string();

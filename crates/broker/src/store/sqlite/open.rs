@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, io, path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use crate::store::{StoreError, StoreResult};
+use crate::store::{StoreError, StoreResult, Tables};
 
 /// What leads from each version of the database to the next; the version is `user_version`.
 const MIGRATIONS: [&str; 3] = [
@@ -92,36 +92,34 @@ fn use_wal(connection: &Connection) -> StoreResult<()> {
     Err(StoreError::Unavailable("the database is in use by too many others".to_owned()))
 }
 
+/// What tables there are, and how many migrations have led to them.
+pub(super) fn tables(connection: &Connection, path: &Path) -> StoreResult<(Tables, usize)> {
+    // One statement, which sees both as they are at one moment.
+    let sql = "SELECT user_version, (SELECT count(*) FROM sqlite_schema) FROM pragma_user_version";
+    let (version, count): (i64, i64) =
+        connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let tables = Tables::of(&path.display(), version, MIGRATIONS.len() as i64)?;
+    let strange = tables == Tables::None && count > 0;
+    match usize::try_from(version) {
+        Ok(done) if !strange => Ok((tables, done)),
+        _ => {
+            let what = format!("{} is a database of something else", path.display());
+            Err(StoreError::Corrupt(what))
+        }
+    }
+}
+
 /// Brings the tables to the newest version, once, however many processes open the file.
 fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<()> {
-    let version = |connection: &Connection| -> StoreResult<i64> {
-        Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
-    };
-    let newest = MIGRATIONS.len() as i64;
-    if version(connection)? == newest {
+    if tables(connection, path)?.0 == Tables::Current {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version = version(&transaction)?;
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if version > newest {
-        return Err(StoreError::Corrupt(format!(
-            "{} is of version {version}, and this xinfu knows versions up to {newest}: \
-             run a newer xinfu",
-            path.display()
-        )));
-    }
-    if version < 0 || (version == 0 && tables > 0) {
-        return Err(StoreError::Corrupt(format!(
-            "{} is a database of something else",
-            path.display()
-        )));
-    }
-    let done = usize::try_from(version).unwrap_or(0);
+    // Another process may have come first.
+    let (_, done) = tables(&transaction, path)?;
     for migration in MIGRATIONS.iter().skip(done) {
         transaction.execute_batch(migration)?;
     }
-    transaction.pragma_update(None, "user_version", newest)?;
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     Ok(transaction.commit()?)
 }

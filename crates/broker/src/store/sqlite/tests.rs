@@ -211,10 +211,15 @@ async fn an_older_database_is_brought_up_to_date() {
         .unwrap();
         old.pragma_update(None, "user_version", 1).unwrap();
     }
+    // Looking changes nothing.
+    for _ in 0..2 {
+        assert_eq!(SqliteStore::look(&path).await.unwrap(), Tables::Older);
+    }
     for _ in 0..2 {
         let store = open(&path).await;
         assert_eq!(store.list_apps().await.unwrap(), std::slice::from_ref(&row));
         assert_eq!(store.forget_past_logins(10).await.unwrap(), 0, "the new tables are there");
+        assert_eq!(SqliteStore::look(&path).await.unwrap(), Tables::Current);
     }
 }
 

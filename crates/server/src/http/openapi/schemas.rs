@@ -242,6 +242,11 @@ pub(super) fn all() -> Value {
                 "description": "Whether the store answered the last time that it was looked at.",
                 "enum": ["reachable", "unreachable"],
             })),
+            ("shared", json!({
+                "description":
+                    "The same of what gives leases and wake-ups: the store, or what `shared` names.",
+                "enum": ["reachable", "unreachable"],
+            })),
         ], &[]),
         "Problem": problem(),
     })

@@ -1,6 +1,10 @@
 -- Instants are milliseconds since the Unix epoch. A sealed value takes two columns: the id of the
 -- master key, and the bytes.
 
+-- How many migrations have been made.
+CREATE TABLE xinfu_version (version BIGINT NOT NULL);
+INSERT INTO xinfu_version (version) VALUES (0);
+
 CREATE TABLE apps (
     app TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     alias TEXT COLLATE "C" UNIQUE,
@@ -124,6 +128,7 @@ CREATE TABLE claims (
 );
 CREATE INDEX claims_claimed_at ON claims (claimed_at);
 CREATE INDEX claims_with_outcome ON claims (settled_at) WHERE outcome IS NOT NULL;
+CREATE INDEX claims_outcome_key ON claims (outcome_key) WHERE outcome IS NOT NULL;
 
 CREATE TABLE grants (
     app TEXT COLLATE "C" NOT NULL REFERENCES apps (app) ON DELETE CASCADE,
