@@ -292,6 +292,53 @@ async fn master_keys_change_while_replicas_serve() {
     assert_eq!(cluster.fetches().await, 1);
 }
 
+/// How often the keys of passes are looked after, and how long one is published before it is used.
+const PASS_KEYS_CHANGE_WITHIN: Duration = Duration::from_secs(150);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_passes_change_while_replicas_serve() {
+    let cluster = Cluster::start(Sharing::Postgres, 3).await;
+    cluster.all_answer(200).await;
+    let (url, key) = (cluster.database.url(), &cluster.key);
+    let (there, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let driver = TaskTracker::new().spawn(async move { drop(connection.await) });
+    let _driver = AbortOnDropHandle::new(driver);
+    let servers = &cluster.servers;
+    let pass_at = async |replica: usize| {
+        let query = format!("grant_type=client_credential&appid={APP}&secret={key}");
+        let url = format!("{}/cgi-bin/token?{query}", servers[replica].url);
+        let (_, answer) = http("GET", &url, None, None).await.expect("an answer");
+        answer["access_token"].as_str().unwrap_or_else(|| panic!("no pass: {answer}")).to_owned()
+    };
+    let works_everywhere = async |pass: &str| {
+        for server in servers {
+            let path = format!("/cgi-bin/get_api_domain_ip?access_token={pass}");
+            let (_, answer) =
+                http("GET", &format!("{}{path}", server.url), None, None).await.expect("an answer");
+            assert!(answer["ip_list"].is_array(), "{answer}");
+        }
+    };
+    // A pass names the key that it is sealed with in its first characters.
+    let key_of = |pass: &str| pass[..11].to_owned();
+    let old = pass_at(0).await;
+    works_everywhere(&old).await;
+    // The key is as old as one that has been used for its time.
+    there.execute("UPDATE pass_keys SET published_at = published_at - 2460000", &[]).await.unwrap();
+    let changed = eventually(PASS_KEYS_CHANGE_WITHIN, || async {
+        // Not so often that calls are limited.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut new = 0;
+        for replica in 0..servers.len() {
+            let pass = pass_at(replica).await;
+            works_everywhere(&pass).await;
+            works_everywhere(&old).await;
+            new += usize::from(key_of(&pass) != key_of(&old));
+        }
+        (new == servers.len()).then_some(())
+    });
+    changed.await.expect("every replica seals with the next key");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_away_keeps_no_reader_waiting() {
     for sharing in BOTH {

@@ -76,7 +76,7 @@ pub(super) struct Done {
     pub(super) keys: Vec<String>,
     /// When a call for an app last worked, and the longest time in which none did.
     last: BTreeMap<&'static str, i64>,
-    pub(super) longest_gap: i64,
+    pub(super) longest_gap: usize,
 }
 
 /// Running clients.
@@ -221,7 +221,8 @@ impl Known {
         let (now, mut done) = (self.now(), self.done.lock().unwrap());
         done.calls += 1;
         let last = done.last.insert(app, now).unwrap_or(now);
-        done.longest_gap = done.longest_gap.max(now - last);
+        let gap = usize::try_from(now - last).unwrap_or(0);
+        done.longest_gap = done.longest_gap.max(gap);
     }
 
     /// Asks a replica, and another one where no answer came within a limit.

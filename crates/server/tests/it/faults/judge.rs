@@ -60,18 +60,27 @@ impl Judge {
             }
         }
         let (fetches, rotations) = fetches(world, &calls).await;
-        println!(
-            "{} calls, {} logins, {} keys; {} troubles; {} fetches, {rotations} rotations; the \
-             longest time without an answer: {} ms",
-            done.calls,
-            done.logins,
-            done.keys.len(),
-            troubles.len(),
-            fetches,
-            done.longest_gap
-        );
-        for (why, count) in &explained {
-            println!("  {count} x {why}");
+        let happened = |is: &dyn Fn(What) -> bool| troubles.iter().filter(|it| is(it.what)).count();
+        let rows = [
+            ("answered calls", done.calls),
+            ("logins, each at two replicas", done.logins),
+            ("keys made", done.keys.len()),
+            ("replicas killed", happened(&|it| matches!(it, What::Killed(_)))),
+            ("replicas stopped beyond a lease", happened(&|it| matches!(it, What::Stopped(_)))),
+            ("replicas cut off", happened(&|it| matches!(it, What::CutOff(_)))),
+            ("replicas restarted in good order", happened(&|it| matches!(it, What::Rolled(_)))),
+            ("restarts of the database", happened(&|it| it == What::Postgres)),
+            ("restarts of Redis", happened(&|it| it == What::Redis)),
+            ("tokens ended from outside", happened(&|it| matches!(it, What::Minted(_)))),
+            ("tokens fetched", fetches),
+            ("rotations", rotations),
+            ("tokens fetched and not stored: leases lost", fetches.saturating_sub(rotations)),
+            ("longest time without an answered call of an app, ms", done.longest_gap),
+            ("failures", done.failures.len()),
+        ];
+        let explained = explained.iter().map(|(why, count)| (*why, *count));
+        for (what, value) in rows.into_iter().chain(explained) {
+            println!("| {what} | {value} |");
         }
         assert!(
             defects.is_empty(),
@@ -184,16 +193,17 @@ fn one_fetch_at_a_time(calls: &[Value], troubles: &[Trouble], chance: &Chance) {
 
 /// How many tokens our fetches have brought, and how many generations there were. P1: no more than
 /// one for each generation and each lease that may have been lost.
-async fn fetches(world: &World, calls: &[Value]) -> (usize, u64) {
+async fn fetches(world: &World, calls: &[Value]) -> (usize, usize) {
     let (mut all_fetches, mut all_rotations) = (0, 0);
     let lost = world.troubles.iter().filter(|it| it.what.may_lose_a_lease()).count();
     for app in APPS {
         let status = world.folder.xinfu(&["token", "status", app, "--json"]).await.ok().json();
         let rotations = status["credentials"][0]["generation"].as_u64().unwrap();
+        let rotations = usize::try_from(rotations).unwrap();
         let fetches = calls.iter().filter(|call| is_fetch(call, app));
         let tokens: BTreeSet<_> = fetches.filter_map(|call| call["answered"].as_str()).collect();
         assert!(
-            tokens.len() as u64 <= rotations + lost as u64,
+            tokens.len() <= rotations + lost,
             "{app}: {} tokens for {rotations} generations, {lost} leases lost at most",
             tokens.len()
         );
