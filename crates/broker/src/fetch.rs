@@ -26,6 +26,8 @@ pub(crate) struct Job<'a> {
     pub(crate) lease: Option<&'a Lease>,
     /// A person asked: the whole quota may be spent, not only our share.
     pub(crate) for_a_person: bool,
+    /// The store was read for it, and answers as far as is known.
+    pub(crate) has_read: bool,
     /// What a new generation goes over.
     pub(crate) base: Base,
 }
@@ -75,7 +77,7 @@ impl<'a> Job<'a> {
         lease: Option<&'a Lease>,
         for_a_person: bool,
     ) -> Self {
-        Self { entry, app, slot, lease, for_a_person, base: Base::of(slot) }
+        Self { entry, app, slot, lease, for_a_person, has_read: false, base: Base::of(slot) }
     }
 
     /// By how many calls the pace of a budget is shared: two kinds of tickets have one budget, and

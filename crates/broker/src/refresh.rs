@@ -252,7 +252,7 @@ impl Broker {
                 Leased::Yes(lease) => Some(lease),
                 Leased::NotNeeded => return Ok(()),
                 Leased::Unreachable(err) => {
-                    self.may_fetch_without_lease(app, kind, &err)?;
+                    self.may_go_on_alone(app, kind, &err)?;
                     None
                 }
             };
@@ -294,7 +294,10 @@ impl Broker {
                 Err(err) => return Err(self.store_trouble(&err)),
             }
             tokio::time::sleep(LOOK).await;
-            self.reload(slot).await.map_err(|err| self.store_trouble(&err))?;
+            match self.reload(slot).await {
+                Ok(()) | Err(StoreError::Unavailable(_)) => {}
+                Err(err) => return Err(self.store_trouble(&err)),
+            }
             // Who stops has nothing to store yet, and leaves it to the others.
             if !self.wanted(slot, why) || self.0.tasks.is_closed() {
                 return Ok(Leased::NotNeeded);
@@ -326,19 +329,23 @@ impl Broker {
         overtaken: bool,
     ) -> Result<Worked, Trouble> {
         let slot = job.slot;
-        // Without a lease the store may be out of reach as well: then memory has to do.
-        let mut reads = job.lease.is_some() || self.reaches_store();
-        if reads {
+        // With or without a lease the store may be out of reach: then memory has to do.
+        if job.lease.is_some() || self.reaches_store() {
             match self.read_again(slot).await {
-                Ok(()) => job.base = Base::of(slot),
-                Err(err) if job.lease.is_some() => return Err(self.store_trouble(&err)),
-                Err(_) => reads = false,
+                Ok(()) => {
+                    job.base = Base::of(slot);
+                    job.has_read = true;
+                }
+                Err(err @ StoreError::Unavailable(_)) => {
+                    self.may_go_on_alone(job.app, slot.id.kind, &err)?;
+                }
+                Err(err) => return Err(self.store_trouble(&err)),
             }
         }
         if !overtaken && !self.wanted(slot, why) {
             return Ok(Worked::Done);
         }
-        if reads {
+        if job.has_read {
             if let Some(held) = slot.held().filter(|held| held.dead) {
                 let marked = self.0.store.mark_dead(&slot.id, held.generation).await;
                 marked.map_err(|err| self.store_trouble(&err))?;
@@ -403,8 +410,8 @@ impl Broker {
         }
     }
 
-    /// Without a lease, what ends nobody's token may go ahead.
-    fn may_fetch_without_lease(
+    /// Without a lease or without the store, what ends nobody's token may go ahead.
+    fn may_go_on_alone(
         &self,
         app: &App,
         kind: CredentialKind,
@@ -413,7 +420,7 @@ impl Broker {
         if kind == CredentialKind::Token && app.issuer == Issuer::Classic {
             return Err(self.store_trouble(err));
         }
-        tracing::error!(app.id = %app.id, error = %err, "{}: going on without a lease", app.id);
+        tracing::error!(app.id = %app.id, error = %err, "{}: going on alone", app.id);
         Ok(())
     }
 

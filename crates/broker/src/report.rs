@@ -228,10 +228,8 @@ impl Broker {
         let stable = job.app.issuer == Issuer::Stable;
         // While a trouble stands WeChat is not asked for tokens, by nobody.
         let known = || slot.state().trouble().cloned().filter(|it| it.stands(self.now()));
-        let mut unasked = match job.lease {
-            Some(_) => self.heed_others(slot).await.err().or_else(known),
-            None => known(),
-        };
+        let mut unasked =
+            if job.has_read { self.heed_others(slot).await.err().or_else(known) } else { known() };
         let mut same = false;
         if stable && unasked.is_none() {
             match self.ask_for_another(job, &held).await? {

@@ -14,6 +14,7 @@
 //! - a list leaves out a row that cannot be read, and logs it; asked for one such row, a method
 //!   answers [`StoreError::Corrupt`].
 
+mod away;
 #[cfg(test)]
 mod conformance;
 mod logins;

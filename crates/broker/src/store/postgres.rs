@@ -18,8 +18,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use clock::Timestamp;
-use deadpool_postgres::{Object, Pool, Transaction};
-use tokio::{sync::watch, time::Instant};
+use deadpool_postgres::{Object, Pool, PoolError, TimeoutType, Transaction};
+use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use wechat::AppId;
 
@@ -31,6 +31,7 @@ use self::{
 use super::{
     AppRow, Change, Changes, CredentialRow, KeyRow, PassKeyRow, Place, Store, StoreError,
     StoreResult,
+    away::Away,
     memory::{CHANGES_KEPT, CHANGES_TRIMMED_EVERY, LEDGER_DAYS, distinct},
     rows::{
         self, APP, AUDIT, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, Row, SEALING_KEYS, TROUBLE,
@@ -46,8 +47,6 @@ use crate::{
 
 /// No call takes longer, reaching the database included. It ends a statement sooner by itself.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long a database that did not answer is left alone.
-const LEFT_ALONE: Duration = Duration::from_millis(500);
 
 /// What advisory locks are taken for, beside the change log.
 mod lock {
@@ -62,8 +61,7 @@ mod lock {
 pub struct PostgresStore {
     pool: Pool,
     wakes: Arc<Wakes>,
-    /// Until when the database is left alone, since it did not answer.
-    away_until: Arc<watch::Sender<Instant>>,
+    away: Away,
 }
 
 /// A write under way. What is not committed is rolled back when this goes.
@@ -127,12 +125,13 @@ impl PostgresStore {
     async fn on<T>(&self, job: impl AsyncFnOnce(&mut Object) -> StoreResult<T>) -> StoreResult<T> {
         let late = || StoreError::Unavailable("PostgreSQL did not answer in time".to_owned());
         let now = Instant::now();
-        if now < *self.away_until.borrow() {
+        if self.away.is_recent() {
             return Err(late());
         }
-        let failed = match self.pool.get().await {
-            Ok(mut connection) => {
-                match tokio::time::timeout_at(now + PATIENCE, job(&mut connection)).await {
+        let deadline = now + PATIENCE;
+        let failed = match tokio::time::timeout_at(deadline, self.pool.get()).await {
+            Ok(Ok(mut connection)) => {
+                match tokio::time::timeout_at(deadline, job(&mut connection)).await {
                     Ok(answer) => return answer,
                     Err(_) => {
                         // Whatever comes on it still is no answer to anybody else.
@@ -141,10 +140,18 @@ impl PostgresStore {
                     }
                 }
             }
-            Err(err) => open::unavailable(err),
+            // It answers, if only that it has too much to do.
+            Ok(Err(err @ PoolError::Timeout(TimeoutType::Wait))) => {
+                return Err(open::unavailable(err));
+            }
+            Ok(Err(PoolError::Backend(err))) if err.as_db_error().is_some() => {
+                return Err(err.into());
+            }
+            Ok(Err(err)) => open::unavailable(err),
+            Err(_) => late(),
         };
         self.pool.retain(|_, _| false);
-        self.away_until.send_replace(Instant::now() + LEFT_ALONE);
+        self.away.note();
         Err(failed)
     }
 

@@ -24,7 +24,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::place::Connection;
 pub use self::place::{RedisUrl, RedisUrlError};
-use super::{Acquired, Lease, Shared, StoreError, StoreResult};
+use super::{Acquired, Lease, Shared, StoreError, StoreResult, away::Away};
 use crate::slot::SET_BACK;
 
 /// No call takes longer.
@@ -81,6 +81,7 @@ struct Inner {
     connection: Mutex<Option<Connection>>,
     /// Whoever makes a connection has this; the others wait for theirs.
     connecting: tokio::sync::Mutex<()>,
+    away: Away,
     scripts: Scripts,
     look_every: Duration,
     /// Counts the wake-ups, from 1: the cursors of [`Shared::woken`].
@@ -137,6 +138,7 @@ impl RedisShared {
             url,
             connection: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
+            away: Away::new(),
             scripts: Scripts::by(now),
             look_every,
             wakes: Arc::new(watch::Sender::new(1)),
@@ -151,18 +153,23 @@ impl RedisShared {
         &self,
         job: impl AsyncFnOnce(&mut Connection) -> RedisResult<T>,
     ) -> StoreResult<T> {
+        if self.inner.away.is_recent() {
+            return Err(late());
+        }
         let call = async {
             let mut connection = self.connection().await?;
             job(&mut connection).await
         };
-        let answer = match tokio::time::timeout(PATIENCE, call).await {
-            Ok(answer) => answer.map_err(StoreError::from),
-            Err(_) => Err(late()),
+        let failed = match tokio::time::timeout(PATIENCE, call).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(err)) if !err.is_timeout() => err.into(),
+            Ok(Err(_)) | Err(_) => {
+                self.inner.away.note();
+                late()
+            }
         };
-        if answer.is_err() {
-            *self.inner.kept() = None;
-        }
-        answer
+        *self.inner.kept() = None;
+        Err(failed)
     }
 
     async fn connection(&self) -> RedisResult<Connection> {

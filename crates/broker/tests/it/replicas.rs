@@ -354,19 +354,31 @@ async fn a_classic_mint_that_is_refused_leaves_the_token_before_its_life() {
 
 #[tokio::test(start_paused = true)]
 async fn with_the_store_out_of_reach_stable_goes_on_and_classic_never_mints() {
-    for issuer in ISSUERS {
-        let (world, replica, entry) = World::with_app(Backend::Memory, issuer).await;
+    // Leases are kept with the state, or somewhere that is still within reach.
+    let cases = ISSUERS.into_iter().flat_map(|issuer| [(issuer, false), (issuer, true)]);
+    for (issuer, apart) in cases {
+        let world = World::new(Backend::Memory).await;
+        let (store, with_it) = world.stores().await;
+        let leases: Arc<dyn Shared> = Arc::new(MemoryStore::new(world.clock.clone()));
+        let replica = world.replica_on(store, if apart { leases } else { with_it }).await;
+        let entry = world.add_app(&replica.broker, APP, issuer).await;
         let first = read(&replica.broker, &entry).await;
         world.pass(secs(6000)).await;
         world.memory.set_reachable(false);
         world.pass(secs(2000)).await;
         let while_away = replica.broker.token(&entry, None, Duration::ZERO).await;
+        let about = format!("{issuer:?}, {apart}");
         match issuer {
             Issuer::Stable => {
-                let view = while_away.unwrap();
+                let view = while_away.unwrap_or_else(|err| panic!("{about}: {err}"));
                 assert_eq!(world.state(&view), TokenState::Live);
                 assert_ne!(view.token, first.token);
-                assert!(replica.broker.counters().read().fetches_without_lease > 0);
+                let alone = replica.broker.counters().read().fetches_without_lease;
+                assert_eq!(alone > 0, !apart, "{about}");
+                // What somebody outside ends is replaced all the same.
+                world.sim.foreign_refresh(APP, sim::Issuer::Stable, true).unwrap();
+                let healed = replica.broker.report(&entry, None, &view.token, 40001).await;
+                assert_eq!(world.state(&healed.unwrap()), TokenState::Live, "{about}");
             }
             Issuer::Classic => {
                 assert!(while_away.is_err());
@@ -376,10 +388,10 @@ async fn with_the_store_out_of_reach_stable_goes_on_and_classic_never_mints() {
         world.memory.set_reachable(true);
         world.pass(secs(40)).await;
         let view = read(&replica.broker, &entry).await;
-        assert_eq!(world.state(&view), TokenState::Live, "{issuer:?}: back without a restart");
+        assert_eq!(world.state(&view), TokenState::Live, "{about}: back without a restart");
         let (store, _) = world.stores().await;
         let row = store.find_credential(&token_of(APP)).await.unwrap().unwrap();
-        assert_eq!(row.generation, view.generation, "{issuer:?}: what was kept is stored now");
+        assert_eq!(row.generation, view.generation, "{about}: what was kept is stored now");
     }
 }
 

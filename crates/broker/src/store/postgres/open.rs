@@ -6,14 +6,13 @@ use deadpool_postgres::{
     ClientWrapper, GenericClient, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError,
     RecyclingMethod, Runtime,
 };
-use tokio::{sync::watch, time::Instant};
 
 use super::{
     PostgresStore,
     shared::{LOOK_EVERY, Wakes},
-    url::{CONNECT, PostgresUrl},
+    url::PostgresUrl,
 };
-use crate::store::{StoreError, StoreResult, Tables};
+use crate::store::{StoreError, StoreResult, Tables, away::Away};
 
 /// What leads from each version of the database to the next; the version is in `xinfu_version`.
 ///
@@ -25,6 +24,9 @@ const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001.sql")];
 
 /// So many connections a process opens at most, beside the one that listens.
 const CONNECTIONS: usize = 10;
+
+/// How long getting a new connection may take, at whichever of several hosts.
+const CREATE: Duration = Duration::from_secs(6);
 
 /// How long to wait for one of the connections, when all are in use.
 const WAIT: Duration = Duration::from_secs(4);
@@ -67,8 +69,7 @@ impl PostgresStore {
 
     /// The store before anybody has asked the database for anything.
     pub(super) fn unopened(url: &PostgresUrl, wakes: Wakes) -> StoreResult<Self> {
-        let away_until = Arc::new(watch::Sender::new(Instant::now()));
-        Ok(Self { pool: pool(url)?, wakes: Arc::new(wakes), away_until })
+        Ok(Self { pool: pool(url)?, wakes: Arc::new(wakes), away: Away::new() })
     }
 
     /// What tables there are in the database that `url` names. Changes nothing there.
@@ -88,7 +89,7 @@ fn pool(url: &PostgresUrl) -> StoreResult<Pool> {
     Pool::builder(manager)
         .max_size(CONNECTIONS)
         .post_create(settle)
-        .create_timeout(Some(CONNECT))
+        .create_timeout(Some(CREATE))
         .wait_timeout(Some(WAIT))
         .runtime(Runtime::Tokio1)
         .build()

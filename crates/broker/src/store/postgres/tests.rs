@@ -520,6 +520,7 @@ fn urls_show_no_password_and_open_ways_are_known() {
         ("postgres://me:s3cret@h:port/x", "URL"),
         ("host=h password=s3cret dbname=x", "URL"),
         ("postgres://me:s3cret@h/x?sslmode", "URL"),
+        ("postgres://me:s3@cret@h/x", "URL"),
         ("postgres://me:s3cret@h/x?sslmode=maybe", "`verify-full`"),
         ("postgres://me:s3cret@h/x?sslmode=allow", "`verify-full`"),
         ("postgres://me:s3cret@h/x?sslmode=require&hostaddr=10.0.0.1", "`hostaddr`"),

@@ -17,7 +17,7 @@ use super::PATIENCE;
 use crate::store::StoreResult;
 
 /// How long reaching the database may take.
-pub(super) const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(2);
 
 /// The parameters of a URL that are heeded.
 const HEEDED: [&str; 11] = [
@@ -185,6 +185,10 @@ impl PostgresUrl {
         if hosts == 0 {
             return Err(PostgresUrlError::Missing("host"));
         }
+        // The rest of a password with an `@` in it would be taken for a host, and shown.
+        if config.get_hosts().iter().any(has_an_at) {
+            return Err(PostgresUrlError::Url);
+        }
         if config.get_dbname().is_none_or(str::is_empty) {
             return Err(PostgresUrlError::Missing("database"));
         }
@@ -292,6 +296,10 @@ impl PartialEq for PostgresUrl {
 }
 
 impl Eq for PostgresUrl {}
+
+fn has_an_at(host: &Host) -> bool {
+    matches!(host, Host::Tcp(name) if name.contains('@'))
+}
 
 /// Whether a host is this machine.
 fn is_here(host: &Host) -> bool {
