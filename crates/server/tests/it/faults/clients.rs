@@ -56,13 +56,16 @@ pub(super) enum Failed {
     Refused(u16, Value),
     /// The token that was given does not work.
     Dead,
-    /// A login came to nothing.
-    NoLogin(u16, Value),
+    /// A login came to nothing; its code was brought to another replica too.
+    NoLogin { status: u16, answer: Value, other: usize },
     /// Replicas were asked one after the other, and none answered.
     Everywhere,
     /// A change was not stored.
     NotStored(String),
 }
+
+/// A token of an app that was served: its generation, itself, and by which replica.
+pub(super) type Served = (&'static str, u64, String, usize);
 
 /// What all clients did.
 #[derive(Default)]
@@ -70,8 +73,8 @@ pub(super) struct Done {
     pub(super) calls: usize,
     pub(super) logins: usize,
     pub(super) failures: Vec<Failure>,
-    /// The tokens that were served: app, generation, token, and by which replica first, and when.
-    pub(super) tokens: HashMap<(&'static str, u64, String, usize), i64>,
+    /// When each was first served.
+    pub(super) tokens: HashMap<Served, i64>,
     /// The names of the keys that were made.
     pub(super) keys: Vec<String>,
     /// When a call for an app last worked, and the longest time in which none did.
@@ -345,13 +348,14 @@ impl Known {
             let url = format!("{}/sim/apps/{app}/codes", self.control);
             let (_, issued) = self.call(&url, Some(&wanted)).await.unwrap();
             let body = json!({"code": issued["code"], "binding": "browser"});
-            let both = [self.next(), self.next()].map(async |node| {
+            let (one, two) = (self.next(), self.next());
+            let both = [(one, two), (two, one)].map(async |(node, other)| {
                 let from = self.now();
                 let url = format!("{}/v1/apps/{app}/oauth/exchange", self.urls[node]);
                 match self.call(&url, Some(&body)).await {
                     Ok((200, answer)) => assert_eq!(answer["openid"], user.as_str()),
                     Ok((status, answer)) => {
-                        self.fail(Failed::NoLogin(status, answer), node, app, from);
+                        self.fail(Failed::NoLogin { status, answer, other }, node, app, from);
                     }
                     Err(why) => self.fail(Failed::Unanswered(why), node, app, from),
                 }

@@ -10,13 +10,16 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{
-    clients::{Done, Failed, Failure},
+    clients::{Done, Failed, Failure, Served},
     world::{APPS, Trouble, What, World},
 };
 use crate::{kill::Chance, process::http};
 
-/// A token that somebody ended is known to be dead by all replicas after so long, in milliseconds.
+/// A token that somebody ended is replaced within this time, and all replicas follow, in
+/// milliseconds; but where its lease was lost.
 const HEALED: i64 = 5_000;
+/// All replicas serve a new token so long after the first one that does.
+const FOLLOWED: i64 = 3_000;
 /// For so long after something happened a lease may be held by who cannot use it.
 const LEASE: i64 = 45_000;
 /// A replica is its old self so long after a trouble.
@@ -24,14 +27,14 @@ const RECOVERED: i64 = 5_000;
 
 /// Reads the simulator's log, which keeps the last calls only.
 pub(super) struct Judge {
-    calls: Arc<Mutex<Vec<Value>>>,
+    calls: Arc<Mutex<BTreeMap<u64, Value>>>,
     reader: JoinSet<()>,
     control: String,
 }
 
 impl Judge {
     pub(super) fn start(world: &World) -> Self {
-        let calls: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let calls = Arc::default();
         let mut reader = JoinSet::new();
         let (control, kept) = (world.sim.control.clone(), Arc::clone(&calls));
         reader.spawn(async move {
@@ -46,15 +49,17 @@ impl Judge {
 
     pub(super) async fn look(mut self, world: &World, done: Done, chance: &Chance) {
         self.reader.shutdown().await;
-        let last = self.calls.lock().unwrap().last().map_or(0, seq);
+        let last = self.calls.lock().unwrap().last_key_value().map_or(0, |(last, _)| *last);
         read_log(&self.control, last, &self.calls).await;
-        let calls = std::mem::take(&mut *self.calls.lock().unwrap());
+        let calls: Vec<_> =
+            std::mem::take(&mut *self.calls.lock().unwrap()).into_values().collect();
         let troubles = &world.troubles;
+        let ended: Vec<_> = ends(&done, troubles, chance).collect();
 
         let mut explained: BTreeMap<&str, usize> = BTreeMap::new();
         let mut defects = Vec::new();
         for failure in &done.failures {
-            match explain(failure, troubles) {
+            match explain(failure, troubles, &ended) {
                 Some(why) => *explained.entry(why).or_default() += 1,
                 None => defects.push(failure),
             }
@@ -75,6 +80,10 @@ impl Judge {
             ("tokens fetched", fetches),
             ("rotations", rotations),
             ("tokens fetched and not stored: leases lost", fetches.saturating_sub(rotations)),
+            (
+                "longest time until a token that was ended was replaced, ms",
+                ended.iter().map(|it| it.healed - it.from).max().unwrap_or(0).try_into().unwrap(),
+            ),
             ("longest time without an answered call of an app, ms", done.longest_gap),
             ("failures", done.failures.len()),
         ];
@@ -101,29 +110,76 @@ impl Judge {
     }
 }
 
-fn seq(call: &Value) -> u64 {
-    call["seq"].as_u64().unwrap()
-}
-
-/// Keeps the calls after one that tell about promises, and answers which was the last of all.
-async fn read_log(control: &str, after: u64, kept: &Mutex<Vec<Value>>) -> u64 {
+/// Keeps the calls after one that tell about promises, and answers after which to read on: what was
+/// not answered yet is read again.
+async fn read_log(control: &str, after: u64, kept: &Mutex<BTreeMap<u64, Value>>) -> u64 {
+    const UNDER_WAY: u64 = 1_000;
+    let seq = |call: &Value| call["seq"].as_u64().unwrap();
     let url = format!("{control}/sim/calls?after={after}");
     let Some((200, answer)) = http("GET", &url, None, None).await else { return after };
     let log = answer["log"].as_array().unwrap();
+    assert!(log.first().is_none_or(|first| seq(first) == after + 1), "the log has lost calls");
     let told = ["/cgi-bin/token", "/cgi-bin/stable_token", "/sns/oauth2/access_token"];
     let told = log.iter().filter(|call| told.iter().any(|path| call["path"] == *path));
-    kept.lock().unwrap().extend(told.cloned());
-    log.last().map_or(after, seq)
+    kept.lock().unwrap().extend(told.map(|call| (seq(call), call.clone())));
+    log.last().map_or(after, |last| seq(last).saturating_sub(UNDER_WAY).max(after))
+}
+
+/// The token of an app was ended by somebody outside, and all replicas within reach had another one
+/// `healed`.
+struct Ended {
+    app: &'static str,
+    from: i64,
+    healed: i64,
+}
+
+/// What was ended, and when it was healed: a newer generation was served by a replica that nothing
+/// kept from following, or by any if there was none such.
+fn ends<'a>(
+    done: &'a Done,
+    troubles: &'a [Trouble],
+    chance: &'a Chance,
+) -> impl Iterator<Item = Ended> + 'a {
+    let minted = troubles.iter().filter_map(|it| match it.what {
+        What::Minted(app) => Some((app, it.from)),
+        _ => None,
+    });
+    minted.map(move |(app, from)| {
+        // What a replica serves that can store nothing has no number that others know.
+        let befallen = |node: usize, at: i64| {
+            troubles.iter().any(|it| it.what.befalls(node) && it.from <= at && at <= it.until)
+        };
+        let served = || done.tokens.iter().filter(move |((it, ..), _)| *it == app);
+        let calm = || served().filter(|((.., node), at)| !befallen(*node, **at));
+        let before = calm().filter(|(_, at)| **at <= from);
+        let newest = before.map(|((_, generation, ..), _)| *generation).max().unwrap_or(0);
+        let is_newer =
+            |((_, generation, ..), at): &(&Served, &i64)| **at > from && *generation > newest;
+        let healed = calm().filter(is_newer).map(|(_, at)| *at).min();
+        let healed = healed.or_else(|| served().filter(is_newer).map(|(_, at)| *at).min());
+        let healed = healed.unwrap_or_else(|| panic!("{app} was never healed; {chance}"));
+        // Who had the lease may have been unable to use it or to give it back.
+        let lost = troubles.iter().any(|it| {
+            let happened = if let What::Stopped(_) = it.what { it.from } else { it.until };
+            it.what.may_lose_a_lease() && it.from <= healed && from - LEASE <= happened
+        });
+        let limit = if lost { LEASE + HEALED } else { HEALED };
+        assert!(healed - from <= limit, "{app} was healed after {} ms; {chance}", healed - from);
+        Ended { app, from, healed: healed + FOLLOWED }
+    })
 }
 
 /// What explains that a client was not given something.
-fn explain(failure: &Failure, troubles: &[Trouble]) -> Option<&'static str> {
+fn explain(failure: &Failure, troubles: &[Trouble], ended: &[Ended]) -> Option<&'static str> {
     let Failure { what, node, app, from, until } = failure;
-    // Whether something of a kind was wrong from `before` this failure on, or not long ago.
+    // Whether something of a kind was wrong meanwhile, or not longer ago than `before`.
     let wrong = |before: i64, is: &dyn Fn(What) -> bool| {
         troubles.iter().any(|it| is(it.what) && it.from <= *until && from - before <= it.until)
     };
-    let ended = |before| wrong(before, &|it| it == What::Minted(app));
+    let being_healed =
+        ended.iter().any(|it| it.app == *app && it.from <= *until && *from <= it.healed);
+    let cannot_know = wrong(RECOVERED, &|it| it.befalls(*node))
+        && ended.iter().any(|it| it.app == *app && it.from <= *until);
     match what {
         Failed::Unanswered(_) if wrong(0, &|it| it == What::Killed(*node)) => {
             Some("no answer from a replica that was killed")
@@ -132,25 +188,27 @@ fn explain(failure: &Failure, troubles: &[Trouble]) -> Option<&'static str> {
             Some("no answer from a replica that was stopped")
         }
         // Each try of its has been judged by itself.
-        Failed::Everywhere if wrong(0, &|it| matches!(it, What::Killed(_) | What::Stopped(_))) => {
-            Some("no answer at all: replica after replica was killed or stopped")
+        Failed::Everywhere if being_healed || wrong(0, &|it| matches!(it, What::Killed(_))) => {
+            Some("no answer at all: each try was judged by itself")
         }
-        Failed::Dead if ended(HEALED) => Some("a token that somebody outside had just ended"),
-        Failed::Dead if ended(LEASE) && wrong(RECOVERED, &|it| it.befalls(*node)) => {
+        Failed::Dead if being_healed => Some("a token that somebody outside had ended"),
+        Failed::Dead if cannot_know => {
             Some("a token that somebody outside had ended, from a replica that could not know")
         }
-        Failed::Dead if ended(LEASE) && wrong(LEASE, &|it| it.may_lose_a_lease()) => {
-            Some("a token that somebody outside had ended, while its lease was lost")
+        Failed::Refused(503, _) | Failed::Unanswered(_) if being_healed => {
+            Some("no token: somebody outside had ended it")
         }
-        Failed::Refused(503, _) | Failed::Unanswered(_)
-            if ended(LEASE) && wrong(LEASE, &|it| it.may_lose_a_lease()) =>
+        Failed::Refused(503, _) if cannot_know => {
+            Some("no token: somebody outside had ended it, and the store was away")
+        }
+        Failed::NoLogin { status: 503, .. }
+            if wrong(RECOVERED, &|it| it.keeps_from_store(*node)) =>
         {
-            Some("no token: somebody outside had ended it, and its lease or the store was lost")
-        }
-        Failed::NoLogin(503, _) if wrong(RECOVERED, &|it| it.keeps_from_store(*node)) => {
             Some("no login: the store was away")
         }
-        Failed::NoLogin(409 | 503, _) if wrong(LEASE, &|it| it.may_lose_a_lease()) => {
+        Failed::NoLogin { status: 409 | 503, other, .. }
+            if wrong(0, &|it| it.befalls(*node) || it.befalls(*other)) =>
+        {
             Some("no login: whether the code was spent is not known")
         }
         Failed::NotStored(_) if wrong(RECOVERED, &|it| it == What::Postgres) => {
@@ -167,7 +225,7 @@ fn one_token_each(done: &Done, troubles: &[Trouble], chance: &Chance) {
     for ((app, generation, token, node), at) in &done.tokens {
         let disturbed = troubles
             .iter()
-            .any(|it| it.what.befalls(*node) && it.from <= *at && *at <= it.until + LEASE);
+            .any(|it| it.what.befalls(*node) && it.from <= *at && *at <= it.until + RECOVERED);
         if !disturbed {
             let first = known.entry((app, generation)).or_insert(token);
             assert_eq!(*first, token, "two tokens of {app} as {generation}; {chance}");
@@ -175,7 +233,8 @@ fn one_token_each(done: &Done, troubles: &[Trouble], chance: &Chance) {
     }
 }
 
-/// P1: at most one fetch at a time, but where a lease may have been lost.
+/// P1: at most one fetch at a time, but for those that go on alone without a lease, and for one that
+/// was stopped after it had seen to its lease.
 fn one_fetch_at_a_time(calls: &[Value], troubles: &[Trouble], chance: &Chance) {
     for app in APPS {
         let fetches: Vec<_> = calls.iter().filter(|call| is_fetch(call, app)).collect();
@@ -183,10 +242,15 @@ fn one_fetch_at_a_time(calls: &[Value], troubles: &[Trouble], chance: &Chance) {
             let at = |call: &Value, what: &str| call[what].as_i64();
             let ends = at(two[0], "answered_at").unwrap_or(i64::MAX);
             let begins = at(two[1], "sent_at").unwrap();
-            let lost = troubles.iter().any(|it| {
-                it.what.may_lose_a_lease() && it.from <= begins && begins <= it.until + LEASE
+            let excused = troubles.iter().any(|it| {
+                let from = match it.what {
+                    What::CutOff(_) | What::Postgres | What::Redis => it.from,
+                    What::Stopped(_) => it.until,
+                    What::Killed(_) | What::Rolled(_) | What::Minted(_) => return false,
+                };
+                from <= begins && begins <= it.until + RECOVERED
             });
-            assert!(ends <= begins || lost, "two at once: {two:?}; {chance}");
+            assert!(ends <= begins || excused, "two at once: {two:?}; {chance}");
         }
     }
 }

@@ -1,6 +1,14 @@
 //! The replicas, what they stand on, and what happens to them.
 
-use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 use clock::Clock;
 use serde_json::json;
@@ -355,7 +363,14 @@ fn redis_host() -> String {
     named_by("XINFU_TEST_FRAIL_REDIS").split('/').nth(2).unwrap().to_owned()
 }
 
-/// A port that nobody has at this moment.
+/// A port that nobody has at this moment, and that is given to nobody who does not ask for it: a
+/// replica comes back to it.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(21_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
