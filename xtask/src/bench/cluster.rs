@@ -29,28 +29,24 @@ use crate::{
     servers::{Certificates, Postgres},
 };
 
-/// Tokens live for so long, in seconds, and are fetched anew after half of it. So many apps with such
-/// tokens rotate as often as 57 times as many with tokens of two hours.
-const LIFE: u64 = 120;
-/// Twice the time in which every token rotates once, so that a start is not what is measured.
-const WATCHED: u64 = LIFE;
-
 /// How much is done.
 struct Plan {
     replicas: &'static [usize],
     apps: usize,
     /// Of so many apps new tokens are waited for at each replica.
     polled: usize,
-    /// For how long, in seconds.
+    /// Tokens live for so long, in seconds, and are fetched anew after half of it.
+    life: u64,
+    /// For how long all is watched, in seconds: so long that each token rotates once.
     watched: u64,
     writes: bool,
 }
 
 const FULL: Plan =
-    Plan { replicas: &[1, 2, 4], apps: 10_000, polled: 100, watched: WATCHED, writes: true };
+    Plan { replicas: &[1, 2, 4], apps: 10_000, polled: 100, watched: 150, life: 300, writes: true };
 /// Enough to see that everything works.
 const SMOKE: Plan =
-    Plan { replicas: &[2], apps: 200, polled: 10, watched: LIFE / 2, writes: false };
+    Plan { replicas: &[2], apps: 200, polled: 10, life: 30, watched: 15, writes: false };
 
 /// What so many replicas did.
 struct Figures {
@@ -86,7 +82,7 @@ pub(super) fn run(root: &Path, args: &[&str]) -> Result<()> {
     crate::servers::install_postgres(root)?;
     super::process::allow_files(root, 10_000)?;
     let binary = tools::build(root)?;
-    let bench = Bench::start(binary)?;
+    let bench = Bench::start(binary, plan.life)?;
     let mut all = Vec::new();
     for replicas in plan.replicas {
         all.push(bench.measure(*replicas, &plan).with_context(|| format!("{replicas} replicas"))?);
@@ -123,7 +119,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(binary: PathBuf) -> Result<Self> {
+    fn start(binary: PathBuf, life: u64) -> Result<Self> {
         let folder = Folder::new()?;
         let [port] = free_ports::<1>()?;
         let wechat = format!("127.0.0.1:{port}");
@@ -131,7 +127,7 @@ impl Bench {
         let conf = format!(
             "server {{\nlisten {wechat} backlog=4096;\n\
              location = /calls {{ stub_status; }}\n\
-             location / {{ return 200 '{{\"access_token\":\"83_$request_id{}\",\"expires_in\":{LIFE}}}'; }}\n}}\n",
+             location / {{ return 200 '{{\"access_token\":\"83_${{request_id}}{}\",\"expires_in\":{life}}}'; }}\n}}\n",
             "x".repeat(101)
         );
         let nginx = nginx("wechat", None, &folder, &conf)?;

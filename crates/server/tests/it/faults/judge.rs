@@ -82,7 +82,7 @@ impl Judge {
             ("tokens fetched and not stored: leases lost", fetches.saturating_sub(rotations)),
             (
                 "longest time until a token that was ended was replaced, ms",
-                ended.iter().map(|it| it.healed - it.from).max().unwrap_or(0).try_into().unwrap(),
+                ended.iter().map(Ended::took).max().unwrap_or(0),
             ),
             ("longest time without an answered call of an app, ms", done.longest_gap),
             ("failures", done.failures.len()),
@@ -131,6 +131,13 @@ struct Ended {
     app: &'static str,
     from: i64,
     healed: i64,
+}
+
+impl Ended {
+    /// How long it took, in milliseconds, until the first of them had another one.
+    fn took(&self) -> usize {
+        usize::try_from(self.healed - FOLLOWED - self.from).unwrap_or(0)
+    }
 }
 
 /// What was ended, and when it was healed: a newer generation was served by a replica that nothing
