@@ -269,7 +269,8 @@ impl<'a> Fetches<'a> {
         self.judge.any(&[Wrong::Alone], it.ip, from, it.call.sent_at)
     }
 
-    /// Whether a token was brought, under a lease, to a replica that had no trouble before it was stored.
+    /// Whether a token was brought, under a lease, to a replica that reached the store before and had no
+    /// trouble until it was stored.
     fn came_through(&self, it: &Fetch<'_>) -> bool {
         /// WeChat's answer to a call that was not given up.
         const IN_TIME: i64 = GIVEN_UP - 500;
@@ -278,6 +279,7 @@ impl<'a> Fetches<'a> {
             && it.call.answered.is_some()
             && !is_unheard(it.call)
             && it.answered_at() <= it.call.sent_at + IN_TIME
+            && !self.could_not_reach_the_store(it)
             && !self.judge.any(&wrong, it.ip, it.left, it.answered_at() + STORED)
     }
 
@@ -285,7 +287,7 @@ impl<'a> Fetches<'a> {
     /// lease stored another one meanwhile, or this replica had asked without a lease before.
     fn asks_once_more(&self, it: &Fetch<'_>) -> bool {
         /// So long before, in milliseconds: what was fetched alone waits for the store.
-        const BEFORE: i64 = 60_000;
+        const BEFORE: i64 = 100_000;
         let from = self.judge.awake_before(it.ip, it.left, BEFORE);
         let around = from..=it.call.answered_at.unwrap_or(it.call.sent_at) + STORED;
         let lost = |put: &Put| {
@@ -296,7 +298,9 @@ impl<'a> Fetches<'a> {
             .puts()
             .any(|put| put.ip != it.ip && around.contains(&put.at.as_millis()) && lost(put));
         let alone = self.calls.iter().any(|other| {
-            other.ip == it.ip && other.lease.is_none() && around.contains(&other.call.sent_at)
+            other.ip == it.ip
+                && around.contains(&other.call.sent_at)
+                && (other.lease.is_none() || self.could_not_reach_the_store(other))
         });
         overtaken || alone
     }

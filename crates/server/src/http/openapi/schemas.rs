@@ -149,7 +149,9 @@ pub(super) fn success(operation: Operation) -> Option<(&'static str, Value)> {
         Operation::MiniCheckSignature => ("MiniValid", json!({ "valid": true })),
         Operation::OpenApi => ("Status", json!({})),
         Operation::Health => ("Status", json!({ "status": "ok" })),
-        Operation::Ready => ("Readiness", json!({ "status": "ready", "store": "reachable" })),
+        Operation::Ready => {
+            ("Readiness", json!({ "status": "ready", "store": "reachable", "shared": "reachable" }))
+        }
     })
 }
 
