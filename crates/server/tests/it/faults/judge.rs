@@ -25,6 +25,9 @@ const LEASE: i64 = 45_000;
 /// A replica is its old self so long after a trouble.
 const RECOVERED: i64 = 5_000;
 
+/// So many calls back, each has been answered by now.
+const UNDER_WAY: u64 = 1_000;
+
 /// Reads the simulator's log, which keeps the last calls only.
 pub(super) struct Judge {
     calls: Arc<Mutex<BTreeMap<u64, Value>>>,
@@ -48,9 +51,14 @@ impl Judge {
     }
 
     pub(super) async fn look(mut self, world: &World, done: Done, chance: &Chance) {
+        // It reads until it is told to stop, or it has found that calls are missing.
+        assert!(
+            self.reader.try_join_next().is_none(),
+            "the simulator's log was not read; {chance}"
+        );
         self.reader.shutdown().await;
         let last = self.calls.lock().unwrap().last_key_value().map_or(0, |(last, _)| *last);
-        read_log(&self.control, last, &self.calls).await;
+        read_log(&self.control, last.saturating_sub(UNDER_WAY), &self.calls).await;
         let calls: Vec<_> =
             std::mem::take(&mut *self.calls.lock().unwrap()).into_values().collect();
         let troubles = &world.troubles;
@@ -113,7 +121,6 @@ impl Judge {
 /// Keeps the calls after one that tell about promises, and answers after which to read on: what was
 /// not answered yet is read again.
 async fn read_log(control: &str, after: u64, kept: &Mutex<BTreeMap<u64, Value>>) -> u64 {
-    const UNDER_WAY: u64 = 1_000;
     let seq = |call: &Value| call["seq"].as_u64().unwrap();
     let url = format!("{control}/sim/calls?after={after}");
     let Some((200, answer)) = http("GET", &url, None, None).await else { return after };
