@@ -286,7 +286,8 @@ impl<'a> Fetches<'a> {
     /// Whether WeChat is asked once more to settle whose token it has kept: somebody who had lost the
     /// lease stored another one meanwhile, or this replica had asked without a lease before.
     fn asks_once_more(&self, it: &Fetch<'_>) -> bool {
-        /// So long before, in milliseconds: what was fetched alone waits for the store.
+        /// So long before, in milliseconds: what was fetched alone waits for the store, which is cut off for
+        /// 90 seconds at most.
         const BEFORE: i64 = 100_000;
         let from = self.judge.awake_before(it.ip, it.left, BEFORE);
         let around = from..=it.call.answered_at.unwrap_or(it.call.sent_at) + STORED;
@@ -297,10 +298,14 @@ impl<'a> Fetches<'a> {
         let overtaken = self
             .puts()
             .any(|put| put.ip != it.ip && around.contains(&put.at.as_millis()) && lost(put));
+        let settled = |since: i64| {
+            self.puts().any(|put| put.ip == it.ip && (since..it.left).contains(&put.at.as_millis()))
+        };
         let alone = self.calls.iter().any(|other| {
             other.ip == it.ip
                 && around.contains(&other.call.sent_at)
                 && (other.lease.is_none() || self.could_not_reach_the_store(other))
+                && !settled(other.call.sent_at)
         });
         overtaken || alone
     }
