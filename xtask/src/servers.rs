@@ -33,6 +33,9 @@ const FRAIL_POSTGRES: &str = "XINFU_TEST_FRAIL_POSTGRES";
 const FRAIL_REDIS: &str = "XINFU_TEST_FRAIL_REDIS";
 const FRAIL_PIDS: &str = "XINFU_TEST_FRAIL_PIDS";
 
+/// Whether a test can give a process a network of its own: `yes` or `no`.
+const NAMESPACES: &str = "XINFU_TEST_NAMESPACES";
+
 /// Runs a program again whenever it ends, a second later; its number goes to the file `$0`.
 const SUPERVISOR: &str = r#"
 trap 'over=yes; kill -INT $pid' TERM
@@ -91,6 +94,7 @@ impl Servers {
             (FRAIL_POSTGRES, frail_postgres.url("postgres")),
             (FRAIL_REDIS, format!("redis://127.0.0.1:{}/0", frail_redis.port)),
             (FRAIL_PIDS, folder.path().display().to_string()),
+            (NAMESPACES, namespaces(root)?.to_owned()),
         ];
         let daemons = vec![
             postgres.daemon,
@@ -108,6 +112,15 @@ impl Servers {
     pub(crate) fn lent_to(&self, call: Call) -> Call {
         self.variables.iter().fold(call, |call, (name, value)| call.env(name, value))
     }
+}
+
+/// Whether networks of one's own can be made, which is for root.
+fn namespaces(root: &Path) -> Result<&'static str> {
+    if !Call::new("unshare", root, ["--net", "true"]).works() {
+        return Ok("no");
+    }
+    tools::install(root, &[("ip", "iproute2")])?;
+    Ok("yes")
 }
 
 /// An authority, and a certificate of it for this machine; the paths of their files.

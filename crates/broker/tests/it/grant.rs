@@ -105,6 +105,7 @@ async fn a_web_token_is_used_as_long_as_it_lives() {
     assert!(matches!(failed, Err(ProfileError::WeChat(_))), "{failed:?}");
     // Also in the last minute of one that cannot be renewed any more.
     desk.world.sim.clear_faults();
+    desk.replica.rest();
     desk.world.pass(secs(30 * DAY - 7170 - 40 - 60)).await;
     desk.fresh_profile().await.unwrap();
     desk.world.pass(secs(7170)).await;
@@ -178,6 +179,7 @@ async fn a_token_that_wechat_ended_early_is_renewed_once() {
 #[tokio::test(start_paused = true)]
 async fn after_thirty_days_the_user_must_authorise_again() {
     let desk = with_profile(Backend::Memory).await;
+    desk.replica.rest();
     desk.world.pass(secs(30 * DAY - 100)).await;
     desk.fresh_profile().await.unwrap();
     let calls = desk.world.calls(RENEW);

@@ -7,6 +7,7 @@
 
 mod clients;
 mod judge;
+mod network;
 mod world;
 
 use std::time::Duration;
@@ -68,7 +69,8 @@ async fn go_through(sharing: Sharing) {
     settled.await.unwrap_or_else(|| panic!("no peace: {}; {chance}", world.story()));
     let seconds = (world.now() - begun) / 1_000;
     let done = clients.end().await;
-    println!("{sharing:?}, three replicas, {seconds} s; {chance}");
+    let cut_by = world.cut_by();
+    println!("{sharing:?}, three replicas, cut off by {cut_by}, {seconds} s; {chance}");
     judge.look(&world, done, &chance).await;
 }
 

@@ -1,5 +1,7 @@
 //! What stands between a server and another one, and lets nothing through when it is told so.
 
+use std::net::Ipv4Addr;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -32,7 +34,12 @@ pub(crate) struct Gate {
 impl Gate {
     /// One before the server at a host and port.
     pub(crate) async fn before(host: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(Ipv4Addr::LOCALHOST, host).await
+    }
+
+    /// The same at an address of this machine.
+    pub(crate) async fn at(address: Ipv4Addr, host: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let (at, to) = (listener.local_addr().unwrap().to_string(), host.to_owned());
         let way = watch::Sender::new(Way::Open);
         let watched = way.subscribe();

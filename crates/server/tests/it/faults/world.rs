@@ -14,9 +14,10 @@ use clock::Clock;
 use serde_json::json;
 use tokio::net::TcpStream;
 
+use super::network::Network;
 use crate::{
     cluster::{Database, Sharing, named_by},
-    gate::{Gate, Way},
+    gate::Way,
     process::{Folder, PATIENCE, Process, SimProcess, eventually, http, send_signal},
 };
 
@@ -115,7 +116,7 @@ struct Node {
     variables: Vec<(&'static str, String)>,
     url: String,
     process: Option<Process>,
-    gates: Vec<Gate>,
+    network: Network,
 }
 
 pub(super) struct World {
@@ -155,22 +156,24 @@ impl World {
         for app in APPS {
             folder.add_app(app, SECRET, &["--issuer", issuer_of(app)]).await.ok();
         }
+        let wechat = sim.api.strip_prefix("http://").unwrap();
+        let servers = [&*database.host, &redis_host];
+        let servers = if let Sharing::Redis = sharing { &servers[..] } else { &servers[..1] };
         let mut nodes = Vec::new();
         for _ in CLOCKS {
             let port = free_port();
-            let gate = Gate::before(&database.host).await;
+            let network = Network::to(wechat, servers).await;
+            let at = format!("{}:{port}", network.address);
+            let stands_on = network.servers();
             let mut variables = vec![
-                ("XINFU_LISTEN_API", format!("127.0.0.1:{port}")),
-                ("XINFU_STORE", database.url_at(&gate.host)),
+                ("XINFU_UPSTREAM_BASE_URLS", format!("http://{}", network.upstream)),
+                ("XINFU_STORE", format!("{}?sslmode=disable", database.url_at(stands_on[0]))),
+                ("XINFU_LISTEN_API", at.clone()),
             ];
-            let mut gates = vec![gate];
             if let Sharing::Redis = sharing {
-                let gate = Gate::before(&redis_host).await;
-                variables.push(("XINFU_SHARED", redis_at(&gate.host)));
-                gates.push(gate);
+                variables.push(("XINFU_SHARED", redis_at(stands_on[1])));
             }
-            let url = format!("http://127.0.0.1:{port}");
-            nodes.push(Node { variables, url, process: None, gates });
+            nodes.push(Node { variables, url: format!("http://{at}"), process: None, network });
         }
         let mut world = Self {
             sim,
@@ -198,6 +201,11 @@ impl World {
         self.nodes.iter().map(|node| node.url.clone()).collect()
     }
 
+    /// What cuts a replica off.
+    pub(super) fn cut_by(&self) -> &'static str {
+        self.nodes[0].network.kind()
+    }
+
     /// What happened, and what the replicas last said.
     pub(super) fn story(&self) -> String {
         let said = self.nodes.iter().enumerate().map(|(at, node)| {
@@ -214,7 +222,9 @@ impl World {
         let serves = eventually(3 * PATIENCE, || {
             let ended = node.process.as_mut().is_none_or(Process::has_ended);
             if ended {
-                let mut command = folder.command(&["serve"]);
+                let mut command = node.network.command(env!("CARGO_BIN_EXE_xinfu"));
+                command.arg("serve").kill_on_drop(true);
+                folder.at_home(&mut command);
                 command.envs(node.variables.iter().map(|(name, value)| (name, value)));
                 command.env("LD_PRELOAD", faketime()).env("FAKETIME", clock);
                 command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
@@ -275,10 +285,10 @@ impl World {
             }
             Happening::Cut(at, way) => {
                 self.begin(What::CutOff(at));
-                self.nodes[at].gates.iter().for_each(|gate| gate.set(way));
+                self.nodes[at].network.set(way).await;
             }
             Happening::Mend(at) => {
-                self.nodes[at].gates.iter().for_each(|gate| gate.set(Way::Open));
+                self.nodes[at].network.set(Way::Open).await;
                 self.end(What::CutOff(at));
             }
             Happening::Postgres(signal) => {
