@@ -44,8 +44,9 @@ counters! {
     leases_lost,
     /// Fetches whose result somebody else's had overtaken in the store.
     puts_lost,
-    /// Fetches without a lease, because nobody who gives leases could be reached.
-    fetches_without_lease,
+    /// Fetches without a lease, or without a look at the store before: what was needed for them could
+    /// not be reached.
+    fetches_alone,
     /// Calls not made because the budget was used up.
     budget_refusals,
     /// Codes exchanged.

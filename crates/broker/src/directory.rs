@@ -73,6 +73,11 @@ impl AppEntry {
         }
     }
 
+    /// The slots that there are.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        CredentialKind::ALL.map(|kind| self.existing_slot(kind)).into_iter().flatten()
+    }
+
     /// The slot of a credential if there is one.
     pub(crate) fn existing_slot(&self, kind: CredentialKind) -> Option<&Slot> {
         match kind {

@@ -12,7 +12,7 @@ use crate::{
     AppEntry, Broker,
     app::App,
     audit::{Actor, AuditEntry},
-    credential::{CredentialId, CredentialKind},
+    credential::{CredentialId, CredentialKind, Trouble},
     key::{ClientKey, Keys},
     rate::Bounds,
     slot::{Held, SET_BACK, Slot, Value},
@@ -123,37 +123,50 @@ impl Broker {
             .filter(|id| rows.binary_search_by(|row| row.app.cmp(id)).is_err())
             .collect();
         let entries = self.put_apps(apps, &gone);
-        if known.is_empty() {
-            self.read_all_credentials().await?;
-        } else {
-            for row in self.0.store.list_credentials().await? {
-                if let Some(entry) = self.app(row.id.app.as_str()) {
-                    entry.slot(row.id.kind);
-                }
-            }
-            for entry in &entries {
-                self.reload_all_slots(entry).await?;
-            }
-        }
+        // Who may call is known from here on, however long the rest takes.
+        self.0.freshness.note();
+        self.reload_credentials(&entries).await?;
         for entry in entries {
             self.reschedule_all(&entry);
         }
         Ok(())
     }
 
-    /// Fills the slots of a memory that has none yet, in two statements.
-    async fn read_all_credentials(&self) -> StoreResult<()> {
+    /// Reads all credentials and their troubles again, in two statements however many there are.
+    async fn reload_credentials(&self, entries: &[Arc<AppEntry>]) -> StoreResult<()> {
+        // Before the rows: memory that changes meanwhile was brought up to later ones.
+        let mut versions = HashMap::new();
+        for slot in entries.iter().flat_map(|entry| entry.slots()) {
+            versions.insert(slot.id.clone(), slot.version());
+        }
+        let mut rows = HashMap::new();
         for row in self.0.store.list_credentials().await? {
-            let entry = self.app(row.id.app.as_str());
-            if let (Some(entry), Some(held)) = (entry, self.readable(self.held_of(&row))) {
-                let slot = entry.slot(row.id.kind);
-                slot.mark_used(row.used_at);
-                slot.set(Some(held));
+            if let Some(entry) = self.app(row.id.app.as_str()) {
+                entry.slot(row.id.kind);
+                rows.insert(row.id.clone(), row);
             }
         }
-        for (id, trouble) in self.0.store.list_troubles().await? {
+        let troubles = self.0.store.list_troubles().await?;
+        let mut troubles: HashMap<_, _> = troubles.into_iter().collect();
+        for id in troubles.keys() {
             if let Some(entry) = self.app(id.app.as_str()) {
-                entry.slot(id.kind).state().set_trouble(Some(trouble));
+                entry.slot(id.kind);
+            }
+        }
+        for entry in entries {
+            for slot in entry.slots() {
+                let version = versions.get(&slot.id).copied().unwrap_or(Slot::FIRST_VERSION);
+                let taken = self.take_row(slot, version, rows.get(&slot.id));
+                match self.readable(taken) {
+                    Some(true) => {}
+                    Some(false) => {
+                        self.reload_slot(entry, slot).await?;
+                        continue;
+                    }
+                    // What memory has was replaced by something that cannot be read here.
+                    None => slot.set(None),
+                }
+                self.take_trouble(slot, troubles.remove(&slot.id));
             }
         }
         Ok(())
@@ -224,10 +237,8 @@ impl Broker {
     }
 
     async fn reload_all_slots(&self, entry: &AppEntry) -> StoreResult<()> {
-        for kind in CredentialKind::ALL {
-            if let Some(slot) = entry.existing_slot(kind) {
-                self.reload_slot(entry, slot).await?;
-            }
+        for slot in entry.slots() {
+            self.reload_slot(entry, slot).await?;
         }
         Ok(())
     }
@@ -247,13 +258,8 @@ impl Broker {
             Err(err @ StoreError::Corrupt(_)) => self.readable(Err(err)),
             found => found?,
         };
-        {
-            let mut state = slot.state();
-            if state.flight().is_some() {
-                state.miss_change();
-                return Ok(());
-            }
-            state.set_trouble(trouble);
+        if !self.take_trouble(slot, trouble) {
+            return Ok(());
         }
         if entry.has_credentials() {
             self.reschedule(slot);
@@ -269,37 +275,59 @@ impl Broker {
         loop {
             let version = slot.version();
             let row = self.0.store.find_credential(&slot.id).await?;
-            let held = match &row {
-                None => None,
-                Some(row) => Some(self.held_again(slot, row)?),
-            };
-            let state = slot.state();
-            if state.unstored.is_some() {
+            if self.take_row(slot, version, row.as_ref())? {
                 return Ok(());
             }
-            if slot.version() != version {
-                continue;
-            }
-            let same = match (&held, slot.held()) {
-                (None, None) => true,
-                (Some(new), Some(old)) => {
-                    new.generation == old.generation
-                        && new.sent == old.sent
-                        && new.expires_at == old.expires_at
-                        && new.refresh_at == old.refresh_at
-                        && new.dead == old.dead
-                }
-                _ => false,
-            };
-            if !same {
-                slot.set_under(&state, held);
-            }
-            drop(state);
-            if let Some(row) = row {
-                slot.mark_used(row.used_at);
-            }
-            return Ok(());
         }
+    }
+
+    /// Brings one slot up to a row that was read when the slot had this version. `false`: memory has
+    /// changed since.
+    fn take_row(
+        &self,
+        slot: &Slot,
+        version: u64,
+        row: Option<&CredentialRow>,
+    ) -> StoreResult<bool> {
+        let held = row.map(|row| self.held_again(slot, row)).transpose()?;
+        let state = slot.state();
+        if state.unstored.is_some() {
+            return Ok(true);
+        }
+        if slot.version() != version {
+            return Ok(false);
+        }
+        let same = match (&held, slot.held()) {
+            (None, None) => true,
+            (Some(new), Some(old)) => {
+                new.generation == old.generation
+                    && new.sent == old.sent
+                    && new.expires_at == old.expires_at
+                    && new.refresh_at == old.refresh_at
+                    && new.dead == old.dead
+            }
+            _ => false,
+        };
+        if !same {
+            slot.set_under(&state, held);
+        }
+        drop(state);
+        if let Some(row) = row {
+            slot.mark_used(row.used_at);
+        }
+        Ok(true)
+    }
+
+    /// Takes over what is wrong with a credential, unless a flight is about to settle that: `false`,
+    /// and the flight's end reads it.
+    fn take_trouble(&self, slot: &Slot, trouble: Option<Trouble>) -> bool {
+        let mut state = slot.state();
+        if state.flight().is_some() {
+            state.miss_change();
+            return false;
+        }
+        state.set_trouble(trouble);
+        true
     }
 
     /// What a row holds, given what the slot holds: the same value need not be opened again, also
@@ -336,10 +364,8 @@ impl Broker {
         if !entry.has_credentials() {
             return;
         }
-        for kind in CredentialKind::ALL {
-            if let Some(slot) = entry.existing_slot(kind) {
-                self.reschedule(slot);
-            }
+        for slot in entry.slots() {
+            self.reschedule(slot);
         }
     }
 

@@ -357,8 +357,8 @@ impl Broker {
                 }
             }
         }
-        if job.lease.is_none() {
-            self.0.counters.fetches_without_lease.add();
+        if job.lease.is_none() || !job.has_read {
+            self.0.counters.fetches_alone.add();
         }
         match why {
             // Whatever the flight was for, what WeChat says now settles whose token it has kept.

@@ -217,11 +217,14 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    /// The version of a slot that nothing was put into yet.
+    pub(crate) const FIRST_VERSION: u64 = 0;
+
     pub(crate) fn new(id: CredentialId) -> Self {
         Self {
             id,
             current: ArcSwapOption::empty(),
-            version: AtomicU64::new(0),
+            version: AtomicU64::new(Self::FIRST_VERSION),
             used_at: AtomicI64::new(0),
             changed: Notify::new(),
             state: Mutex::default(),

@@ -120,19 +120,25 @@ impl Write<'_> {
 
 impl PostgresStore {
     /// Does something with a connection. A database that does not answer in time, or to which there
-    /// is no way, keeps nobody else waiting: its idle connections are dropped, and for a moment all
-    /// calls fail at once.
+    /// is no way, keeps nobody else waiting: its idle connections are dropped, and until it answers
+    /// one call at a time tries it, while all others fail at once.
     async fn on<T>(&self, job: impl AsyncFnOnce(&mut Object) -> StoreResult<T>) -> StoreResult<T> {
         let late = || StoreError::Unavailable("PostgreSQL did not answer in time".to_owned());
-        let now = Instant::now();
-        if self.away.is_recent() {
-            return Err(late());
-        }
-        let deadline = now + PATIENCE;
-        let failed = match tokio::time::timeout_at(deadline, self.pool.get()).await {
+        let leave = self.away.leave().ok_or_else(late)?;
+        let deadline = Instant::now() + PATIENCE;
+        let pooled = tokio::select! {
+            pooled = tokio::time::timeout_at(deadline, self.pool.get()) => pooled,
+            () = leave.moot() => return Err(late()),
+        };
+        let failed = match pooled {
             Ok(Ok(mut connection)) => {
                 match tokio::time::timeout_at(deadline, job(&mut connection)).await {
-                    Ok(answer) => return answer,
+                    Ok(answer) => {
+                        if !matches!(answer, Err(StoreError::Unavailable(_))) {
+                            leave.answered();
+                        }
+                        return answer;
+                    }
                     Err(_) => {
                         // Whatever comes on it still is no answer to anybody else.
                         drop(Object::take(connection));
@@ -151,7 +157,7 @@ impl PostgresStore {
             Err(_) => late(),
         };
         self.pool.retain(|_, _| false);
-        self.away.note();
+        leave.unanswered();
         Err(failed)
     }
 

@@ -153,18 +153,19 @@ impl RedisShared {
         &self,
         job: impl AsyncFnOnce(&mut Connection) -> RedisResult<T>,
     ) -> StoreResult<T> {
-        if self.inner.away.is_recent() {
-            return Err(late());
-        }
+        let leave = self.inner.away.leave().ok_or_else(late)?;
         let call = async {
             let mut connection = self.connection().await?;
             job(&mut connection).await
         };
         let failed = match tokio::time::timeout(PATIENCE, call).await {
-            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Ok(answer)) => {
+                leave.answered();
+                return Ok(answer);
+            }
             Ok(Err(err)) if !err.is_timeout() => err.into(),
             Ok(Err(_)) | Err(_) => {
-                self.inner.away.note();
+                leave.unanswered();
                 late()
             }
         };

@@ -65,14 +65,16 @@ pub(crate) fn run(place: &Place<'_>, console: &mut Console) -> Result<(), Failur
 fn redacted(value: &Value) -> Value {
     match value {
         Value::String(text) => {
-            let (before, query) = text.split_once('?').unwrap_or((text, ""));
-            let Some((scheme, rest)) = before.split_once("://") else { return value.clone() };
-            let shown = match rest.rsplit_once('@') {
-                Some((_, host)) => format!("{scheme}://[redacted]@{host}"),
-                None => before.to_owned(),
+            let Some((scheme, rest)) = text.split_once("://") else { return value.clone() };
+            let (who, place) = match rest.rsplit_once('@') {
+                Some((_, place)) => ("[redacted]@", place),
+                None => ("", rest),
             };
-            let query = without_passwords(query);
-            if query.is_empty() { shown.into() } else { format!("{shown}?{query}").into() }
+            let shown = match place.split_once('?') {
+                Some((place, query)) => format!("{place}?{}", without_passwords(query)),
+                None => place.to_owned(),
+            };
+            format!("{scheme}://{who}{shown}").into()
         }
         Value::Array(values) => values.iter().map(redacted).collect::<Vec<_>>().into(),
         _ => value.clone(),

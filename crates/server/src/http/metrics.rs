@@ -208,8 +208,8 @@ static METRICS: [Metric; 28] = [
     count("puts_lost", "Fetches that another replica's had overtaken", |all, to| {
         one(to, all.broker.counters().read().puts_lost);
     }),
-    count("fetches_without_lease", "Fetches while nobody gave leases", |all, to| {
-        one(to, all.broker.counters().read().fetches_without_lease);
+    count("fetches_alone", "Fetches without a lease, or without a look at the store", |all, to| {
+        one(to, all.broker.counters().read().fetches_alone);
     }),
     count("budget_refusals", "Calls not made because a budget was used up", |all, to| {
         one(to, all.broker.counters().read().budget_refusals);

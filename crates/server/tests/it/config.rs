@@ -103,6 +103,8 @@ async fn a_password_in_the_file_is_never_quoted() {
         "top store = \"sqlite://me:pass5555word@host/x.db\"",
         "top store = \"postgres://me:pass5555word@host:port/x\"",
         "top store = \"postgres://me:pass5555word@host/x?pass5555word=1\"",
+        "top store = \"postgres://me:pa?ss5555word@host/x\"",
+        "top store = \"postgres://me:pa@ss/5555word@host/x\"",
         "top shared = \"redis://me:pass5555word@host:port/x\"",
         "top shared = \"redis://me:pass5555word@host/?pass5555word=1\"",
         "top shared = \"postgres://me:pass5555word@host/x?sslmode=pass5555word\"",
@@ -110,7 +112,7 @@ async fn a_password_in_the_file_is_never_quoted() {
         let err = refusal(lines).await;
         assert!(!err.contains("5555"), "{err}");
     }
-    let lines = "top store = \"postgres://me:pass5555word@db/x?password=pass@5555word\"\n\
+    let lines = "top store = \"postgres://me:pass5555word@db/x?password=pass5555word\"\n\
          top shared = \"redis+sentinel://:pass5555word@a,b/main?sentinel_password=pass5555word\"\n\
          [upstream]\nproxy = \"http://me:pass5555word@proxy:3128\"";
     let folder = folder_with(lines).await;

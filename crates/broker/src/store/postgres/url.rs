@@ -172,9 +172,13 @@ impl PostgresUrl {
     /// ones: `require` is what libpq calls `verify-full`.
     pub fn parse(url: &str, ca_pem: Option<&[u8]>) -> Result<Self, PostgresUrlError> {
         let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
-        // As the driver has it: user and password go up to the first `@`, whatever is in them.
-        let place = rest.map(|rest| rest.split_once('@').map_or(rest, |(_, place)| place));
-        let place = place.ok_or(PostgresUrlError::Url)?;
+        let rest = rest.ok_or(PostgresUrlError::Url)?;
+        let (who, place) = rest.split_once('@').unwrap_or(("", rest));
+        // Readers of such a URL do not agree where it ends, and one would show what another takes for
+        // a part of the password.
+        if who.contains(['/', '?', '#']) || place.contains('@') {
+            return Err(PostgresUrlError::Url);
+        }
         let (before, query) = match place.split_once('?') {
             Some((_, query)) => (&url[..url.len() - query.len() - 1], query),
             None => (url, ""),
@@ -184,10 +188,6 @@ impl PostgresUrl {
         let (hosts, ports) = (config.get_hosts().len(), config.get_ports().len());
         if hosts == 0 {
             return Err(PostgresUrlError::Missing("host"));
-        }
-        // The rest of a password with an `@` in it would be taken for a host, and shown.
-        if config.get_hosts().iter().any(has_an_at) {
-            return Err(PostgresUrlError::Url);
         }
         if config.get_dbname().is_none_or(str::is_empty) {
             return Err(PostgresUrlError::Missing("database"));
@@ -296,10 +296,6 @@ impl PartialEq for PostgresUrl {
 }
 
 impl Eq for PostgresUrl {}
-
-fn has_an_at(host: &Host) -> bool {
-    matches!(host, Host::Tcp(name) if name.contains('@'))
-}
 
 /// Whether a host is this machine.
 fn is_here(host: &Host) -> bool {
