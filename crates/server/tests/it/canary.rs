@@ -10,11 +10,17 @@ use sim::{AppKind, AppSpec, Fault, FaultKind, Revocation, Scope, Sim, Switches, 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::process::{Folder, PATIENCE, Printed, Server, SimProcess, http};
+use crate::{
+    cluster::{Database, named_by},
+    process::{Folder, PATIENCE, Printed, Server, SimProcess, http},
+};
 
 /// With characters that queries escape.
 const SECRET: &str = "canary+Secret/one=0123456789";
 const WRONG: &str = "canary+Secret/wrong=987654321";
+/// Of the database, and as a URL writes it.
+const PASSWORD: &str = "canary+Password/of=a-database";
+const PASSWORD_IN_URL: &str = "canary%2BPassword%2Fof%3Da-database";
 const BINDING: &str = "canary+Binding/of=0a-browser";
 const NICKNAME: &str = "canary-nickname-of-a-user";
 const STATE: &str = "canaryStateOfABrowser0123456789";
@@ -83,7 +89,45 @@ fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-async fn check_format(format: &str) {
+/// Where the state of a server is kept.
+#[derive(Clone, Copy)]
+enum Kept {
+    Sqlite,
+    /// In PostgreSQL, with leases in Redis.
+    Postgres,
+}
+
+impl Kept {
+    async fn set_up(self, folder: &mut Folder, canaries: &mut Canaries) -> Option<Database> {
+        let Self::Postgres = self else { return None };
+        let database = Database::fresh().await;
+        canaries.hide("the database's password", PASSWORD);
+        let Database { host, name, .. } = &database;
+        folder.set("XINFU_STORE", &format!("postgres://xinfu:{PASSWORD_IN_URL}@{host}/{name}"));
+        let redis = named_by("XINFU_TEST_REDIS");
+        folder.set("XINFU_SHARED", &format!("{redis}?prefix={name}"));
+        Some(database)
+    }
+}
+
+impl Canaries {
+    /// Sees all that is stored.
+    async fn saw_stored(&mut self, folder: &Folder, database: Option<&Database>) {
+        if let Some(database) = database {
+            let dump = database.dump().await;
+            assert!(dump.contains("wx1"), "{dump}");
+            self.seen.push(("the database".to_owned(), dump.into_bytes()));
+            return;
+        }
+        for file in ["xinfu.db", "xinfu.db-wal"] {
+            let bytes = std::fs::read(folder.path(file)).unwrap();
+            assert!(bytes.len() > 1000, "{file} is written to");
+            self.seen.push((file.to_owned(), bytes));
+        }
+    }
+}
+
+async fn check_format(format: &str, kept: Kept) {
     let apps = [("wx1", SECRET), ("wx2", SECRET), ("wx3", SECRET), ("wx4", SECRET)];
     let sim = SimProcess::start_with(&apps, &[("XINFU_LOG", "trace")]).await;
     sim.control("/sim/users", &json!({"appid": "wx1", "openid": "oFollower"})).await;
@@ -91,6 +135,7 @@ async fn check_format(format: &str) {
     folder.set("XINFU_LOG", "trace");
     folder.set("XINFU_LOG_FORMAT", format);
     let mut canaries = Canaries { secrets: Vec::new(), seen: Vec::new() };
+    let database = kept.set_up(&mut folder, &mut canaries).await;
     canaries.hide("the AppSecret", SECRET);
     canaries.hide("a wrong AppSecret", WRONG);
     let master_key = std::fs::read_to_string(folder.path("master-k1.key")).unwrap();
@@ -210,10 +255,18 @@ async fn check_format(format: &str) {
     canaries.hide("a token", got.out.trim());
     canaries.saw_err("token get", &got);
 
-    for file in ["xinfu.db", "xinfu.db-wal"] {
-        let bytes = std::fs::read(folder.path(file)).unwrap();
-        assert!(bytes.len() > 1000, "{file} is written to");
-        canaries.seen.push((file.to_owned(), bytes));
+    canaries.saw_stored(&folder, database.as_ref()).await;
+    if let Some(database) = &database {
+        // What the driver says of a database that lets nobody in.
+        database.open(false).await;
+        for args in [vec!["app", "list"], vec!["doctor"], vec!["audit"]] {
+            canaries.saw(&args.join(" "), &folder.xinfu(&args).await.failed(1));
+        }
+        for path in ["/v1/apps/one/users/oFollower", "/readyz"] {
+            let (status, answer) = server.get(path, &key).await;
+            canaries.seen.push((format!("an answer {status}"), answer.to_string().into_bytes()));
+        }
+        database.open(true).await;
     }
     assert_eq!(server.process.terminate().await, Some(0));
     let log = server.process.err();
@@ -223,9 +276,10 @@ async fn check_format(format: &str) {
     canaries.seen.push(("the server's output".to_owned(), server.process.out().into_bytes()));
     let log = sim.process.err();
     canaries.seen.push(("the simulator's log".to_owned(), log.into_bytes()));
-    canaries
-        .seen
-        .push(("the database, closed".to_owned(), std::fs::read(folder.path("xinfu.db")).unwrap()));
+    if database.is_none() {
+        let closed = std::fs::read(folder.path("xinfu.db")).unwrap();
+        canaries.seen.push(("the database, closed".to_owned(), closed));
+    }
     canaries.check();
 }
 
@@ -312,13 +366,14 @@ async fn check_pages(canaries: &mut Canaries, server: &Server, key: &str, sim: &
     }
 }
 
-async fn check_logins(format: &str) {
+async fn check_logins(format: &str, kept: Kept) {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (sim, wechat) = simulator(&tasks, &stop).await;
     let mut folder = Folder::ready_for(&wechat).await;
     folder.set("XINFU_LOG", "trace");
     folder.set("XINFU_LOG_FORMAT", format);
     let mut canaries = Canaries { secrets: Vec::new(), seen: Vec::new() };
+    let database = kept.set_up(&mut folder, &mut canaries).await;
     canaries.hide("the AppSecret", SECRET);
     canaries.hide("a binding", BINDING);
     canaries.hide("the nickname", NICKNAME);
@@ -415,9 +470,7 @@ async fn check_logins(format: &str) {
     ] {
         canaries.saw(&args.join(" "), &folder.xinfu(&args).await.ok());
     }
-    for file in ["xinfu.db", "xinfu.db-wal"] {
-        canaries.seen.push((file.to_owned(), std::fs::read(folder.path(file)).unwrap()));
-    }
+    canaries.saw_stored(&folder, database.as_ref()).await;
     for args in [vec!["grant", "remove", "one", "oUser"], vec!["audit", "--json"]] {
         canaries.saw(&args.join(" "), &folder.xinfu(&args).await.ok());
     }
@@ -433,22 +486,32 @@ async fn check_logins(format: &str) {
 
 #[tokio::test]
 async fn no_secret_of_a_login_is_seen_in_logs_for_people() {
-    check_logins("human").await;
+    check_logins("human", Kept::Sqlite).await;
 }
 
 #[tokio::test]
 async fn no_secret_of_a_login_is_seen_in_logs_for_machines() {
-    check_logins("json").await;
+    check_logins("json", Kept::Sqlite).await;
 }
 
 #[tokio::test]
 async fn no_secret_is_seen_in_logs_for_people() {
-    check_format("human").await;
+    check_format("human", Kept::Sqlite).await;
 }
 
 #[tokio::test]
 async fn no_secret_is_seen_in_logs_for_machines() {
-    check_format("json").await;
+    check_format("json", Kept::Sqlite).await;
+}
+
+#[tokio::test]
+async fn no_secret_is_seen_of_a_server_on_postgres_with_redis() {
+    check_format("json", Kept::Postgres).await;
+}
+
+#[tokio::test]
+async fn no_secret_of_a_login_is_seen_on_postgres_with_redis() {
+    check_logins("human", Kept::Postgres).await;
 }
 
 #[test]

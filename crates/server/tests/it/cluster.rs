@@ -49,7 +49,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    async fn fresh() -> Self {
+    pub(crate) async fn fresh() -> Self {
         Self::at(&named_by("XINFU_TEST_POSTGRES")).await
     }
 
@@ -75,8 +75,27 @@ impl Database {
         self.url_at(&self.host)
     }
 
+    /// All that it holds, row by row as text.
+    pub(crate) async fn dump(&self) -> String {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
+        let driver = TaskTracker::new().spawn(async move { drop(connection.await) });
+        let _driver = AbortOnDropHandle::new(driver);
+        let tables = "SELECT table_name::text FROM information_schema.tables \
+             WHERE table_schema = current_schema()";
+        let mut dump = String::new();
+        for table in client.query(tables, &[]).await.unwrap() {
+            let table: &str = table.get(0);
+            let rows = format!("SELECT row_of::text FROM \"{table}\" row_of");
+            for row in client.query(&rows, &[]).await.unwrap() {
+                dump += &format!("{table} {}\n", row.get::<_, &str>(0));
+            }
+        }
+        dump
+    }
+
     /// Shuts it, as a server that is restarted does, or opens it again.
-    async fn open(&self, open: bool) {
+    pub(crate) async fn open(&self, open: bool) {
         let name = &self.name;
         let allow = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {open}");
         self.beside.batch_execute(&allow).await.unwrap();
