@@ -515,6 +515,20 @@ async fn without_leases_a_token_is_read_again_before_it_is_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_no_leases_keeps_nobody_else_from_minting() {
+    let (world, one, entry) = World::with_app(Backend::Memory, Issuer::Classic).await;
+    let store = Arc::new(world.memory.clone());
+    let two = world.replica_on(store, Arc::new(Away)).await;
+    let there = two.broker.app(APP).unwrap();
+    for generation in 1..4 {
+        let view = read(&one.broker, &entry).await;
+        assert_eq!(view.generation, generation);
+        assert_eq!(read(&two.broker, &there).await.generation, generation);
+        world.pass(view.expires_in - secs(200)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_ran_out_before_sending_is_noticed() {
     let world = World::new(Backend::Memory).await;
     let broker = world.idle().await;
