@@ -109,6 +109,8 @@ pub struct Trouble {
     pub failures: u32,
     /// When it is tried again; `None`: not before the configuration changes or a person asks.
     pub retry_at: Option<Timestamp>,
+    /// This process cannot reach the store, or what gives leases. Others may, so it is not stored.
+    pub only_here: bool,
 }
 
 impl Trouble {
@@ -125,6 +127,7 @@ impl Trouble {
             last: now,
             failures: 1,
             retry_at: Some(now),
+            only_here: false,
         }
     }
 

@@ -316,6 +316,7 @@ impl Broker {
         Trouble {
             action: Some("look at the store: it cannot be read or written".to_owned()),
             retry_at: Some(self.now() + Duration::from_secs(5)),
+            only_here: matches!(err, StoreError::Unavailable(_)),
             ..Trouble::of(err.to_string(), self.now())
         }
     }
@@ -347,6 +348,7 @@ fn refused_by_budget(
     // It goes on backing off: a refusal that is soon over must not set a pace of its own.
     trouble.failures = trouble.failures.saturating_add(u32::from(failed_before));
     trouble.last = now;
+    trouble.only_here = false;
     trouble.retry_at = Some(retry_at.max(now + back_off(id, now, trouble.failures, per_day)));
     trouble
 }

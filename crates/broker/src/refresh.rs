@@ -161,7 +161,9 @@ impl Broker {
                 trouble
             })
         };
-        if let Some(trouble) = news {
+        let to_be_stored =
+            news.filter(|news| news.as_ref().is_none_or(|trouble| !trouble.only_here));
+        if let Some(trouble) = to_be_stored {
             match self.0.store.set_trouble(&slot.id, app.revision, trouble.as_ref()).await {
                 Ok(true) => self.wake_others().await,
                 // The app was changed or removed meanwhile: what went wrong may be mended.

@@ -214,6 +214,7 @@ pub(super) fn a_trouble() -> Trouble {
         last: START + MINUTE,
         failures: 3,
         retry_at: Some(START + MINUTE * 5),
+        only_here: false,
     }
 }
 

@@ -264,6 +264,7 @@ pub(super) fn trouble(row: &dyn Row) -> StoreResult<(CredentialId, Trouble)> {
         last: columns.time(8)?,
         failures: columns.count(9)?,
         retry_at: columns.time_if_any(10)?,
+        only_here: false,
     };
     Ok((columns.credential(0)?, trouble))
 }

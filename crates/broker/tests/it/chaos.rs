@@ -1,5 +1,5 @@
 //! Several replicas in one deterministic simulation, with everything that may happen to them:
-//! networks cut, processes killed or stopped for longer than a lease lasts, clocks that are wrong,
+//! networks cut, leases forgotten, processes killed or stopped for longer than a lease lasts, clocks that are wrong,
 //! WeChat in all its moods.
 //!
 //! Each replica, and WeChat, has a runtime of its own whose time stands still between steps; one
@@ -10,6 +10,7 @@ mod crash;
 mod driver;
 mod fetches;
 mod judge;
+mod leases;
 mod link;
 mod outsider;
 mod panics;

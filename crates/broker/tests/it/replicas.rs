@@ -535,6 +535,21 @@ async fn without_leases_a_token_is_read_again_before_it_is_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_no_leases_keeps_nobody_else_from_minting() {
+    let (world, one, entry) = World::with_app(Backend::Memory, Issuer::Classic).await;
+    let first = read(&one.broker, &entry).await;
+    let store = Arc::new(world.memory.clone());
+    let two = world.replica_on(store, Arc::new(Away)).await;
+    let there = two.broker.app(APP).unwrap();
+    for generation in 2..5 {
+        world.pass(first.expires_in - secs(200)).await;
+        for (broker, entry) in [(&one.broker, &entry), (&two.broker, &there)] {
+            assert_eq!(read(broker, entry).await.generation, generation);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_ran_out_before_sending_is_noticed() {
     let world = World::new(Backend::Memory).await;
     let broker = world.idle().await;

@@ -294,6 +294,7 @@ mod tests {
             last: now,
             failures: 1,
             retry_at,
+            only_here: false,
         };
         let token = |trouble: Option<Trouble>, dead| CredentialStatus {
             kind: CredentialKind::Token,

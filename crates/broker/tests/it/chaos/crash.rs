@@ -3,7 +3,10 @@
 //! and sends no code a second time.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,6 +14,7 @@ use broker::{
     ExchangeError, Identity, Proof,
     audit::Actor,
     key::{ClientKey, NewKey, Rights},
+    store::Store,
 };
 use sim::{Fault, FaultKind, TokenState, UserSpec};
 use wechat::AuthCode;
@@ -41,21 +45,27 @@ struct Killed {
     about: String,
 }
 
-/// Kills the replica in the midst of something, once at each step of it, and lets it start again.
-fn killed_everywhere(
-    prepare: impl Fn(&mut Chaos),
-    act: impl Fn(&mut Chaos),
-    check: impl Fn(&mut Chaos, &Killed),
-) {
-    let run = |kill: Kill| {
+/// Something in whose midst a replica is killed.
+struct Walk<Prepare, Act, Check> {
+    prepare: Prepare,
+    act: Act,
+    /// So long it takes at most.
+    takes: Duration,
+    check: Check,
+}
+
+impl<Prepare: Fn(&mut Chaos), Act: Fn(&mut Chaos), Check: Fn(&mut Chaos, &Killed)>
+    Walk<Prepare, Act, Check>
+{
+    /// Kills the replica, and lets it start again. Answers whether a fuse burnt down before.
+    fn killed(&self, kill: Kill) -> bool {
         let mut chaos = Chaos::lone();
-        prepare(&mut chaos);
+        (self.prepare)(&mut chaos);
         if let Kill::AtStep(step) = kill {
             chaos.link(0).burn_after(step);
         }
-        act(&mut chaos);
-        let time = if let Kill::After(tenths) = kill { SECOND / 10 * tenths } else { SECOND * 20 };
-        chaos.pass(time);
+        (self.act)(&mut chaos);
+        chaos.pass(if let Kill::After(tenths) = kill { SECOND / 10 * tenths } else { self.takes });
         let burnt = chaos.link(0).is_burnt();
         // One that stands still since its fuse burnt down has its flights, but no lease any more.
         let held = |name: &str| {
@@ -69,17 +79,31 @@ fn killed_everywhere(
         chaos.link(0).mend();
         chaos.sim().clear_faults();
         chaos.pass(RECOVERY);
-        check(&mut chaos, &killed);
+        (self.check)(&mut chaos, &killed);
         chaos.nobody_panicked();
         burnt
-    };
-    let mut steps = 0;
-    while run(Kill::AtStep(steps)) {
-        steps += 1;
     }
-    assert!(steps > 3, "there are steps");
+
+    /// Kills it once at each step towards the store or back.
+    fn killed_at_each_step(&self) {
+        let mut steps = 0;
+        while self.killed(Kill::AtStep(steps)) {
+            steps += 1;
+        }
+        assert!(steps > 3, "there are steps");
+    }
+}
+
+/// Kills the replica in the midst of something that calls WeChat: at each step of it, and all the time.
+fn killed_everywhere(
+    prepare: impl Fn(&mut Chaos),
+    act: impl Fn(&mut Chaos),
+    check: impl Fn(&mut Chaos, &Killed),
+) {
+    let walk = Walk { prepare, act, takes: SECOND * 20, check };
+    walk.killed_at_each_step();
     for tenths in 0..30 {
-        run(Kill::After(tenths));
+        walk.killed(Kill::After(tenths));
     }
 }
 
@@ -208,4 +232,83 @@ fn a_kill_at_any_step_of_a_change_of_keys_loses_nothing_acknowledged() {
             }
         },
     );
+}
+
+#[test]
+fn a_kill_at_any_step_of_a_change_of_master_keys_loses_no_value() {
+    let told: Arc<AtomicBool> = Arc::default();
+    let walk = Walk {
+        prepare: |chaos: &mut Chaos| {
+            chaos.pass(SECOND * 10);
+            chaos.restart_with(0, &["k1", "k2"]);
+        },
+        act: |chaos: &mut Chaos| {
+            told.store(false, Ordering::Release);
+            let told = Arc::clone(&told);
+            chaos.on(0, async move |broker| {
+                if broker.rekey(&Actor::System).await.is_ok() {
+                    told.store(true, Ordering::Release);
+                }
+            });
+        },
+        takes: SECOND * 2,
+        check: |chaos: &mut Chaos, killed: &Killed| {
+            let about = &killed.about;
+            let sealed_with = |chaos: &Chaos| {
+                chaos.wait_for(0, chaos.broker(0).sealing_keys()).expect("the store answers")
+            };
+            if told.load(Ordering::Acquire) {
+                assert_eq!(sealed_with(chaos), ["k2"], "it was told that all are, {about}");
+            }
+            serves(chaos, killed);
+            let again = chaos.wait_for(0, chaos.broker(0).rekey(&Actor::System));
+            assert_eq!(again.expect("it goes on").left, Vec::<String>::new(), "{about}");
+            assert_eq!(sealed_with(chaos), ["k2"], "{about}");
+            // Each value opens with the new key alone.
+            chaos.restart_with(0, &["k2"]);
+            serves(chaos, killed);
+        },
+    };
+    walk.killed_at_each_step();
+}
+
+#[test]
+fn a_kill_at_any_step_of_the_publication_of_a_pass_key_loses_no_pass() {
+    let pass: Mutex<String> = Mutex::default();
+    let published = AtomicBool::new(false);
+    let pass_keys = |chaos: &Chaos| {
+        let store = chaos.link(0).far().store();
+        chaos.wait_for(0, store.pass_keys()).expect("it answers").len()
+    };
+    let issue = |chaos: &Chaos| {
+        let entry = chaos.broker(0).app(APPS[0].0).expect("it is registered");
+        chaos.broker(0).issue_pass(&entry, &chaos.key(0)).expose().to_owned()
+    };
+    let walk = Walk {
+        // The next one is published 40 minutes after the first, by who looks each minute.
+        prepare: |chaos: &mut Chaos| {
+            chaos.pass(SECOND);
+            chaos.kill_for(0, SECOND * 2_340);
+            chaos.pass(SECOND * 2_399);
+        },
+        act: |chaos: &mut Chaos| {
+            *pass.lock().unwrap() = issue(chaos);
+            assert_eq!(pass_keys(chaos), 1, "it is not time yet");
+            chaos.pass(SECOND * 4);
+            published.fetch_or(pass_keys(chaos) == 2, Ordering::AcqRel);
+        },
+        takes: Duration::ZERO,
+        check: |chaos: &mut Chaos, Killed { about, .. }: &Killed| {
+            assert_eq!(pass_keys(chaos), 2, "one more is published, {about}");
+            let old = pass.lock().unwrap().clone();
+            let new = issue(chaos);
+            chaos.kill(0);
+            chaos.pass(SECOND);
+            for pass in [old, new] {
+                assert!(chaos.broker(0).resolve_pass(&pass).is_ok(), "{about}");
+            }
+        },
+    };
+    walk.killed_at_each_step();
+    assert!(published.load(Ordering::Acquire), "one is published while replicas are killed");
 }

@@ -1,4 +1,4 @@
-//! The world: replicas, WeChat, the store, the time, and what happens to them by the dice.
+//! The world: replicas, WeChat, the store, what gives leases, the time, and what happens to them by the dice.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -11,7 +11,6 @@ use broker::{
     app::Issuer,
     audit::Actor,
     key::{ClientKey, Rights},
-    store::MemoryStore,
 };
 use clock::{Clock, Timestamp};
 use sim::{AppSpec, Fault, FaultKind, Sim, Switches, UserSpec, Wire, wire};
@@ -21,14 +20,15 @@ use wechat::AuthCode;
 
 use super::{
     judge::{Heard, Judge, Refused, Reported, Seen, Told, Wrong},
-    link::Link,
+    leases::Leases,
+    link::{Far, Link, PATIENCE, SLOW},
     outsider::Outsider,
     panics,
-    records::Records,
+    records::{Records, sealer_of},
 };
 use crate::{
     day::Dice,
-    harness::{START, new_app, sealer, secret_of},
+    harness::{START, new_app, secret_of},
 };
 
 /// The apps, and how their tokens are minted.
@@ -45,8 +45,6 @@ const STEP: Duration = Duration::from_millis(100);
 const TROUBLE: Duration = Duration::from_secs(30 * 60);
 /// So long nothing happens any more.
 const PEACE: Duration = Duration::from_secs(4 * 60);
-/// A link whose every way takes longer, in milliseconds, tries the patience of readers.
-const SLOW: u64 = 300;
 
 pub(super) struct Chaos {
     seed: u64,
@@ -55,6 +53,8 @@ pub(super) struct Chaos {
     sim: Sim,
     wechat: Runtime,
     nodes: Vec<Node>,
+    /// What gives leases, if that is not the store.
+    leases: Option<Leases>,
     judge: Judge,
     /// What was done at the store.
     records: Records,
@@ -62,6 +62,8 @@ pub(super) struct Chaos {
     heard: Arc<Mutex<Heard>>,
     /// The key of all services.
     key: Option<String>,
+    /// The master keys that replicas start with; the last one seals.
+    master_keys: &'static [&'static str],
     outsider: Option<Outsider>,
     /// Whether services read tokens all the time.
     services: bool,
@@ -108,7 +110,7 @@ impl Chaos {
         let mut dice = Dice::new(seed);
         let wrong = (0..3 + dice.roll(3)).map(|_| [0, 0, 600, -600][dice.roll(4) as usize]);
         let wrong: Vec<_> = wrong.collect();
-        let mut chaos = Self::with(seed, dice, &wrong);
+        let mut chaos = Self::with(seed, dice, &wrong, Leases::dice(seed));
         chaos.outsider = Outsider::by(&mut chaos.dice);
         if chaos.dice.roll(3) == 0 {
             // WeChat goes on with a token for longer, so that it comes back when another is due.
@@ -122,20 +124,22 @@ impl Chaos {
 
     /// One replica, to which nothing happens by itself.
     pub(super) fn lone() -> Self {
-        Self::with(1, Dice::new(1), &[0])
+        Self::with(1, Dice::new(1), &[0], None)
     }
 
-    /// Replicas whose clocks are wrong by so many seconds.
-    fn with(seed: u64, dice: Dice, wrong: &[i64]) -> Self {
+    /// Replicas whose clocks are wrong by so many seconds; with dice for the leases if those are apart from
+    /// the store.
+    fn with(seed: u64, dice: Dice, wrong: &[i64], leases: Option<Dice>) -> Self {
         panics::count();
         let clock = Clock::by_hand(START);
         let records = Records::by(&clock);
-        let mut judge = Judge::new(seed);
+        let mut leases = leases.map(|dice| Leases::by(dice, &clock, &records));
+        let mut judge = Judge::new(seed, leases.is_some());
         let sim = Sim::new(sim::Options {
             switches: Switches { token_lifetime_secs: LIFE.as_secs(), ..Switches::default() },
             ..sim::Options::new(clock.clone(), seed)
         });
-        let store = MemoryStore::new(clock.clone());
+        let store = Far::by(&clock);
         let wechat = runtime();
         let mut nodes = Vec::new();
         for (number, wrong) in wrong.iter().copied().enumerate() {
@@ -144,6 +148,9 @@ impl Chaos {
             let _entered = wechat.enter();
             TaskTracker::new().spawn(end.serve(sim.clone()));
             judge.goes_wrong(Wrong::Down, ip, START, None);
+            if let Some(leases) = &mut leases {
+                leases.add(ip);
+            }
             nodes.push(Node {
                 ip,
                 link: Link::of(ip, &store, &records),
@@ -165,10 +172,12 @@ impl Chaos {
             sim,
             wechat,
             nodes,
+            leases,
             judge,
             records,
             heard: Arc::default(),
             key: None,
+            master_keys: &["k1"],
             outsider: None,
             services: false,
             story,
@@ -218,14 +227,15 @@ impl Chaos {
             ..wechat::Config::default()
         };
         let (link, wire, wrong) = (node.link.clone(), node.wire.clone(), node.wrong);
-        let known = self.key.clone();
+        let shared = self.leases.as_ref().map_or(&link, |leases| leases.link(at)).clone();
+        let (known, sealer) = (self.key.clone(), sealer_of(self.master_keys));
         let opened = runtime.block_on(async {
             let broker = Broker::open(Parts {
-                store: Arc::new(link.clone()),
-                shared: Arc::new(link),
+                store: Arc::new(link),
+                shared: Arc::new(shared),
                 wechat: wechat::Client::with_connector(config, wire).unwrap(),
                 clock: Clock::following_timers(now.offset_millis(wrong * 1000)),
-                sealer: sealer(),
+                sealer,
                 tasks: TaskTracker::new(),
                 bounds: broker::Bounds::default(),
             })
@@ -338,9 +348,26 @@ impl Chaos {
         runtime.block_on(broker.token(&entry, None, Duration::ZERO))
     }
 
+    /// Waits for something that a replica does, or that is done where it could.
+    pub(super) fn wait_for<T>(&self, at: usize, job: impl Future<Output = T>) -> T {
+        self.running(at).runtime.block_on(job)
+    }
+
+    /// Ends a replica, and starts it with these master keys.
+    pub(super) fn restart_with(&mut self, at: usize, master_keys: &'static [&'static str]) {
+        self.master_keys = master_keys;
+        self.kill(at);
+        self.step();
+    }
+
     /// Ends a replica as SIGKILL does. It is started again at once.
     pub(super) fn kill(&mut self, at: usize) {
-        self.nodes[at].state = State::Down(self.clock.now());
+        self.kill_for(at, Duration::ZERO);
+    }
+
+    /// The same, and it is started again after so long.
+    pub(super) fn kill_for(&mut self, at: usize, time: Duration) {
+        self.nodes[at].state = State::Down(self.clock.now() + time);
     }
 
     /// Lets the time go on for everybody.
@@ -356,6 +383,7 @@ impl Chaos {
         while self.now() < end {
             if self.now().as_millis() % 1_000 == 0 {
                 self.happen();
+                self.let_leases_fail();
                 self.let_the_outsider_act();
             }
             self.step();
@@ -372,11 +400,14 @@ impl Chaos {
         self.clock.advance(STEP);
         let now = self.clock.now();
         self.wechat.block_on(pass(STEP));
+        if let Some(leases) = &mut self.leases {
+            leases.step(now);
+        }
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
             if node.link_cut_until.is_some_and(|until| until <= now) {
                 node.link_cut_until = None;
-                node.link.cut(false);
+                node.link.cut(None);
             }
             if node.wire_cut_until.is_some_and(|until| until <= now) {
                 node.wire_cut_until = None;
@@ -422,7 +453,7 @@ impl Chaos {
                 0..2 => {
                     let until = now + secs(90);
                     let until = node.link_cut_until.map_or(until, |other| other.max(until));
-                    node.link.cut(true);
+                    node.link.cut(Some(PATIENCE));
                     node.link_cut_until = Some(until);
                     self.judge.goes_wrong(Wrong::Alone, node.ip, now, Some(until));
                     "store cut"
@@ -486,6 +517,14 @@ impl Chaos {
         }
     }
 
+    fn let_leases_fail(&mut self) {
+        let now = self.now();
+        let Some(leases) = &mut self.leases else { return };
+        for what in leases.happen(now, &mut self.judge) {
+            self.tell(&what);
+        }
+    }
+
     /// Somebody outside ends an app's token, again and again.
     fn let_the_outsider_act(&mut self) {
         let now = self.now();
@@ -544,12 +583,15 @@ impl Chaos {
         self.tell("peace");
         self.sim.clear_faults();
         let now = self.now();
+        if let Some(leases) = &mut self.leases {
+            leases.make_peace(now, &mut self.judge);
+        }
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
             for wrong in [Wrong::Alone, Wrong::Slow, Wrong::CutOff, Wrong::Stopped] {
                 self.judge.mended(wrong, node.ip, now);
             }
-            node.link.cut(false);
+            node.link.cut(None);
             node.link.slow(2);
             node.wire.cut(false);
             (node.link_cut_until, node.wire_cut_until) = (None, None);

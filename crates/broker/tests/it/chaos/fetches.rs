@@ -6,16 +6,17 @@ use broker::app::Issuer;
 use sim::CallEntry;
 
 use super::{
-    judge::{Heard, Judge, STEP, Wrong, is_unheard, name_of_lease},
+    judge::{Heard, Judge, STEP, Wrong, is_forgotten, is_unheard, name_of_lease},
     records::{Holding, Put, Written},
 };
 
 /// A replica gives a call up after so long, in milliseconds.
-const GIVEN_UP: i64 = 8_000;
-/// Who finds the store out of reach goes on without it after so long, in milliseconds.
-const GAVE_THE_STORE_UP: i64 = 10_000;
+pub(super) const GIVEN_UP: i64 = 8_000;
+/// Who finds the store, or what gives leases, out of reach goes on without it after so long, in
+/// milliseconds.
+const GAVE_UP: i64 = 10_000;
 /// What was heard is stored after so long, in milliseconds, over the slowest of links.
-const STORED: i64 = 1_500;
+pub(super) const STORED: i64 = 1_500;
 /// Replicas know the store's time to within two seconds; then there are steps.
 const CLOCKS: i64 = 2_500;
 /// A report of so long ago, in milliseconds, may still have to be looked into.
@@ -29,6 +30,8 @@ pub(super) struct Fetches<'a> {
     appid: &'static str,
     written: &'a Written,
     heard: &'a Heard,
+    /// The leases for it, as they were given.
+    leases: Vec<&'a Holding>,
     /// In the order in which they came to WeChat.
     calls: Vec<Fetch<'a>>,
 }
@@ -82,7 +85,7 @@ impl<'a> Fetches<'a> {
                 });
             calls.push(Fetch { call, ip, left, lease, again });
         }
-        Self { judge, appid, written, heard, calls }
+        Self { judge, appid, written, heard, leases, calls }
     }
 
     pub(super) fn look(&self) {
@@ -96,11 +99,11 @@ impl<'a> Fetches<'a> {
     }
 
     /// P1: each is sent under a lease of its replica that outlasts it. Only who cannot reach the store
-    /// asks without one, and not in a way that ends the token of others.
+    /// or what gives leases asks without one, and not in a way that ends the token of others.
     fn under_a_lease(&self) {
         for it in self.calls.iter().filter(|it| it.lease.is_none()) {
             assert!(
-                self.is_harmless(it) && self.could_not_reach_the_store(it),
+                self.is_harmless(it) && self.could_not_reach(&[Wrong::Alone, Wrong::Leaseless], it),
                 "without a lease: {:?} (seed {})",
                 it.call,
                 self.judge.seed
@@ -108,14 +111,17 @@ impl<'a> Fetches<'a> {
         }
     }
 
-    /// P1: at most one in flight while leases hold.
+    /// P1: at most one in flight while leases hold; one that was forgotten holds nobody off.
     fn one_at_a_time(&self) {
         for (at, one) in self.calls.iter().enumerate() {
             let end = one.call.answered_at.unwrap_or(one.call.decided_at);
             let end = end.min(one.call.sent_at + GIVEN_UP);
             for other in self.calls[at + 1..].iter().take_while(|it| it.call.sent_at < end) {
                 // One that was held up may have been given up before it came.
-                let excused = [one, other].iter().any(|it| it.lease.is_none() || it.is_held_up());
+                let excused = [one, other].iter().any(|it| {
+                    it.lease.is_none_or(|held| is_forgotten(held, other.call.sent_at))
+                        || it.is_held_up()
+                });
                 assert!(
                     excused,
                     "two at once: {:?}\n{:?}\n(seed {})",
@@ -142,17 +148,24 @@ impl<'a> Fetches<'a> {
         }
     }
 
-    /// P1: none before the token is due, or is said not to work.
+    /// P1: none before the token is due, or is said not to work: as the row was when the lease was given,
+    /// or, to who has none, when it was read last.
     fn each_due(&self) {
+        /// Who has no lease sends so soon after it has read the row, in milliseconds.
+        const JUST_READ: i64 = 8_000;
         for it in &self.calls {
-            let Some(lease) = it.lease else { continue };
-            let (from, sent) = (lease.from.as_millis(), it.call.sent_at);
+            let sent = it.call.sent_at;
+            let (from, read_by) = match it.lease {
+                Some(lease) => (lease.from.as_millis(), lease.from.as_millis()),
+                None => (self.judge.awake_before(it.ip, it.left, JUST_READ), sent),
+            };
+            let rows = || self.written.rows.iter().filter(|row| row.id.app.as_str() == self.appid);
             let due_as_of = |at: i64| {
-                let rows =
-                    || self.written.rows.iter().filter(|row| row.id.app.as_str() == self.appid);
                 let row = rows().rfind(|row| row.from.as_millis() <= at);
                 row.is_none_or(|row| row.dead || row.refresh_at.as_millis() <= sent + CLOCKS)
             };
+            let mut changes = rows().map(|row| row.from.as_millis());
+            let due_since = changes.any(|at| (from..=read_by).contains(&at) && due_as_of(at));
             let reported = self.heard.reported.iter().any(|report| {
                 let at = report.at.as_millis();
                 report.ip == it.ip
@@ -161,7 +174,7 @@ impl<'a> Fetches<'a> {
             });
             assert!(
                 due_as_of(from - 1)
-                    || due_as_of(from)
+                    || due_since
                     || reported
                     || self.could_not_reach_the_store(it)
                     || self.asks_once_more(it),
@@ -187,6 +200,7 @@ impl<'a> Fetches<'a> {
             assert!(
                 reported
                     || self.asks_once_more(it)
+                    || self.is_beside_a_forgotten_lease(it)
                     || before.is_none_or(|at| at + SAME_AGAIN - CLOCKS <= it.call.sent_at),
                 "the same token again at once: {:?} (seed {})",
                 it.call,
@@ -265,8 +279,17 @@ impl<'a> Fetches<'a> {
     }
 
     fn could_not_reach_the_store(&self, it: &Fetch<'_>) -> bool {
-        let from = self.judge.awake_before(it.ip, it.left, GAVE_THE_STORE_UP);
-        self.judge.any(&[Wrong::Alone], it.ip, from, it.call.sent_at)
+        self.could_not_reach(&[Wrong::Alone], it)
+    }
+
+    fn could_not_reach(&self, what: &[Wrong], it: &Fetch<'_>) -> bool {
+        let from = self.judge.awake_before(it.ip, it.left, GAVE_UP);
+        self.judge.any(what, it.ip, from, it.call.sent_at)
+    }
+
+    /// Whether it was sent while somebody may still have believed in a lease that was forgotten.
+    fn is_beside_a_forgotten_lease(&self, it: &Fetch<'_>) -> bool {
+        self.leases.iter().any(|held| is_forgotten(held, it.call.sent_at))
     }
 
     /// Whether a token was brought, under a lease, to a replica that reached the store before and had no
@@ -284,7 +307,7 @@ impl<'a> Fetches<'a> {
     }
 
     /// Whether WeChat is asked once more to settle whose token it has kept: somebody who had lost the
-    /// lease stored another one meanwhile, or this replica had asked without a lease before.
+    /// lease, or had none, stored another one meanwhile, or this replica had asked without a lease before.
     fn asks_once_more(&self, it: &Fetch<'_>) -> bool {
         /// So long before, in milliseconds: what was fetched alone waits for the store, which is cut off for
         /// 90 seconds at most.
@@ -293,7 +316,19 @@ impl<'a> Fetches<'a> {
         let around = from..=it.call.answered_at.unwrap_or(it.call.sent_at) + STORED;
         let lost = |put: &Put| {
             let at = put.at.as_millis();
+            let brought_it = |other: &&Fetch<'_>| {
+                other.ip == put.ip
+                    && other.call.answered_with(&put.token)
+                    && other.call.sent_at <= at
+            };
+            let unheld = |other: &Fetch<'_>| {
+                let forgotten = other.lease.and_then(|held| held.forgotten);
+                other.lease.is_none()
+                    || forgotten.is_some_and(|it| it <= put.at)
+                    || self.is_beside_a_forgotten_lease(other)
+            };
             self.judge.any(&[Wrong::Alone, Wrong::Stopped], put.ip, at - 60_000, at)
+                || self.calls.iter().filter(brought_it).any(unheld)
         };
         let overtaken = self
             .puts()

@@ -13,13 +13,13 @@ use sim::{CallEntry, Sim, TokenState};
 
 use super::{
     driver::{APPS, LIFE},
-    fetches::Fetches,
-    records::{Put, Written},
+    fetches::{Fetches, GIVEN_UP, STORED},
+    records::{Dead, Holding, Put, Written},
 };
 use crate::harness::EXCHANGE;
 
 /// A lease lasts for so long at most, in milliseconds.
-const LEASE: i64 = 40_000;
+pub(super) const LEASE: i64 = 40_000;
 /// The world is looked at so often, in milliseconds.
 pub(super) const STEP: i64 = 100;
 /// What goes wrong is over for readers so much later, in milliseconds: the longest wait before
@@ -76,6 +76,10 @@ pub(super) enum Wrong {
     Alone,
     /// It reaches the store so slowly that readers may lose their patience.
     Slow,
+    /// It reaches the store and not what gives leases and wakes.
+    Leaseless,
+    /// It reaches that as slowly.
+    SlowLeases,
     /// It cannot reach WeChat.
     CutOff,
     Stopped,
@@ -93,14 +97,16 @@ struct Spell {
 
 pub(super) struct Judge {
     pub(super) seed: u64,
+    /// Whether leases and wake-ups are apart from the store.
+    leases_apart: bool,
     spells: Vec<Spell>,
     /// Somebody outside ended an app's token then, and WeChat gives no better one before that.
     ended: Vec<(&'static str, i64, i64)>,
 }
 
 impl Judge {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { seed, spells: Vec::new(), ended: Vec::new() }
+    pub(super) fn new(seed: u64, leases_apart: bool) -> Self {
+        Self { seed, leases_apart, spells: Vec::new(), ended: Vec::new() }
     }
 
     /// Something goes wrong, until a time or until it is [`Judge::mended`].
@@ -169,12 +175,15 @@ impl Judge {
         from
     }
 
-    /// Whether a replica may have lost a lease within this time, or worked without one.
+    /// Whether a replica may have lost a lease by itself within this time, or kept what it could not store.
     fn excused(&self, ip: IpAddr, from: i64, until: i64) -> bool {
         self.any(&[Wrong::Alone, Wrong::Stopped], ip, from - LEASE, until)
-            || self.spells.iter().any(|it| {
-                it.wrong == Wrong::Down && it.ip == ip && (from..=until + LEASE).contains(&it.from)
-            })
+    }
+
+    /// Whether a replica was killed within a time.
+    fn killed(&self, ip: IpAddr, from: i64, until: i64) -> bool {
+        let mut kills = self.spells.iter().filter(|it| it.wrong == Wrong::Down && it.ip == ip);
+        kills.any(|it| (from..=until).contains(&it.from))
     }
 
     pub(super) fn look(&self, sim: &Sim, written: &Written, heard: &Heard) {
@@ -187,7 +196,7 @@ impl Judge {
         self.codes_once(&log);
         self.one_user_each(&heard.told);
         self.one_token_each(&heard.seen);
-        self.tokens_good(&log, &heard.seen);
+        self.tokens_good(&log, written, &heard.seen);
     }
 
     /// P2: nobody is refused at a replica that is calm. It is when, for long enough before, nothing was
@@ -200,8 +209,15 @@ impl Judge {
         written: &Written,
         refused: &[Refused],
     ) {
-        const ANY: [Wrong; 5] =
-            [Wrong::Alone, Wrong::Slow, Wrong::CutOff, Wrong::Stopped, Wrong::Down];
+        const ANY: [Wrong; 7] = [
+            Wrong::Alone,
+            Wrong::Slow,
+            Wrong::Leaseless,
+            Wrong::SlowLeases,
+            Wrong::CutOff,
+            Wrong::Stopped,
+            Wrong::Down,
+        ];
         for it in refused.iter().filter(|it| it.appid == appid) {
             let (from, until) = (it.asked.as_millis() - RECOVERY, it.at.as_millis());
             let within = |at: i64| (from..=until).contains(&at);
@@ -236,8 +252,6 @@ impl Judge {
     /// P3: a token that is known to be dead is not served: not by who found out, and not by those that
     /// have reached the store since.
     fn dead_is_not_served(&self, appid: &str, written: &Written, seen: &[Seen]) {
-        /// What one replica writes, others have read so soon, in milliseconds.
-        const FOLLOWED: i64 = 4_000;
         let cut = [Wrong::Alone, Wrong::Slow, Wrong::Stopped, Wrong::Down];
         for dead in written.dead.iter().filter(|it| it.id.app.as_str() == appid) {
             let token = written.puts.iter().rfind(|put| {
@@ -248,7 +262,8 @@ impl Judge {
             {
                 let (marked, asked) = (dead.at.as_millis(), it.asked.as_millis());
                 let knows = it.ip == dead.ip
-                    || (asked > marked + FOLLOWED && !self.any(&cut, it.ip, marked, asked));
+                    || (asked > self.followed_by(dead, it.ip, written)
+                        && !self.any(&cut, it.ip, marked, asked));
                 assert!(
                     asked <= marked || !knows,
                     "{} serves a dead token of {appid} at {:?} (seed {})",
@@ -258,6 +273,29 @@ impl Judge {
                 );
             }
         }
+    }
+
+    /// When a replica that reaches the store has read what another wrote there, in milliseconds: soon
+    /// when it was woken. A wake-up that may have got lost is made good by its next look.
+    fn followed_by(&self, dead: &Dead, ip: IpAddr, written: &Written) -> i64 {
+        const SOON: i64 = 4_000;
+        /// How often one looks that is not woken.
+        const LOOKS: i64 = 30_000;
+        let written_at = dead.at.as_millis();
+        let soon = written_at + SOON;
+        if !self.leases_apart {
+            return soon;
+        }
+        let (leases, writer) = (
+            [Wrong::Leaseless, Wrong::SlowLeases],
+            [Wrong::Alone, Wrong::Slow, Wrong::Stopped, Wrong::Down],
+        );
+        let waits_there = written_at - LOOKS..=soon;
+        let lost = self.any(&leases, ip, written_at - SOON, soon)
+            || self.any(&leases, dead.ip, written_at, soon)
+            || self.any(&writer, dead.ip, written_at, soon)
+            || written.forgettings.iter().any(|at| waits_there.contains(&at.as_millis()));
+        if lost { soon + LOOKS } else { soon }
     }
 
     /// P2: one generation is one token, whoever serves it, but for what a replica keeps that could not
@@ -305,7 +343,7 @@ impl Judge {
 
     /// P2 and P3: what is served works, unless it was ended in a way that nobody told us, and has not
     /// expired by the store's clock.
-    fn tokens_good(&self, log: &[CallEntry], seen: &[Seen]) {
+    fn tokens_good(&self, log: &[CallEntry], written: &Written, seen: &[Seen]) {
         /// Clocks are known to within two seconds, and a token is read before it is looked at.
         const TOLERANCE: Duration = Duration::from_secs(3);
         let mut ended: HashMap<&str, Vec<i64>> = HashMap::new();
@@ -314,13 +352,18 @@ impl Judge {
         }
         for call in log {
             let foreign = call.path == "(foreign)";
-            // One mint leaves the token before it WeChat's overlap, which a mint that nobody heard of
-            // uses up.
-            let by_a_lost_lease = call
-                .client_ip
-                .is_some_and(|ip| self.excused(ip, call.sent_at, call.sent_at + 60_000));
+            // One mint leaves the token before it WeChat's overlap, which a mint that is not stored, or
+            // one beside it, uses up.
+            let sent = call.sent_at;
+            let lost = call.client_ip.is_some_and(|ip| {
+                self.excused(ip, sent, sent + 60_000)
+                    || self.killed(ip, self.left_at(ip, sent), sent + GIVEN_UP + STORED)
+            });
+            let name = name_of_lease(&call.appid);
+            let mut leases = written.leases.iter().filter(|held| held.name == name);
+            let beside_another = leases.any(|held| is_forgotten(held, sent));
             let mints = call.path == "/cgi-bin/token" || call.force;
-            if foreign || (mints && (is_unheard(call) || by_a_lost_lease)) {
+            if foreign || (mints && (is_unheard(call) || lost || beside_another)) {
                 ended.entry(&call.appid).or_default().push(call.decided_at);
             }
         }
@@ -345,6 +388,11 @@ impl Judge {
 pub(super) fn is_unheard(call: &CallEntry) -> bool {
     let lost = ["reset_after", "truncated_body", "empty_body", "bad_gateway"];
     call.answered_at.is_none() || call.faults.iter().any(|fault| lost.contains(fault))
+}
+
+/// Whether a lease was forgotten that its holder may still believe in at a time.
+pub(super) fn is_forgotten(held: &Holding, at: i64) -> bool {
+    held.forgotten.is_some_and(|it| (it.as_millis()..=it.as_millis() + LEASE).contains(&at))
 }
 
 /// The lease for an app's token.

@@ -1,11 +1,11 @@
-//! The store as one replica sees it: behind a link that takes time, and that can be cut. What is
-//! done at its far end is written down there.
+//! The store, or what replicas share, as one replica sees it: behind a link that takes time, and that can
+//! be cut. What is done at its far end is written down there.
 
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,31 +22,57 @@ use broker::{
         StoreResult,
     },
 };
-use clock::Timestamp;
+use clock::{Clock, Timestamp};
 use wechat::{AppId, OpenId, UnionId};
 
 use super::records::Records;
 
-/// After so long a call is given up.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// After so long a call is given up that is lost on the way.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// A link whose every way takes longer, in milliseconds, tries the patience of readers.
+pub(super) const SLOW: u64 = 300;
 
-/// The way to the store. Cloning gives another handle to the same.
+/// What is at the far end. Cloning gives another handle to the same.
+#[derive(Clone)]
+pub(super) struct Far(Arc<Mutex<MemoryStore>>);
+
+impl Far {
+    pub(super) fn by(clock: &Clock) -> Self {
+        Self(Arc::new(Mutex::new(MemoryStore::new(clock.clone()))))
+    }
+
+    /// Forgets everything, as by the restart of one that keeps nothing on disk. Who waits there hears
+    /// nothing more.
+    pub(super) fn restart(&self, clock: &Clock) {
+        *self.0.lock().expect("nobody panics with it") = MemoryStore::new(clock.clone());
+    }
+
+    /// What is there now.
+    pub(super) fn store(&self) -> MemoryStore {
+        self.0.lock().expect("nobody panics with it").clone()
+    }
+}
+
+/// The way to it. Cloning gives another handle to the same.
 #[derive(Clone)]
 pub(super) struct Link {
     ip: IpAddr,
-    store: MemoryStore,
+    far: Far,
     state: Arc<State>,
     records: Records,
 }
 
 struct State {
-    cut: AtomicBool,
+    /// While the link is cut: after so many milliseconds a call fails.
+    fails_after: AtomicU64,
     /// So long a call takes each way, in milliseconds.
     slowness: AtomicU64,
     /// After so many ways more nothing passes any more, as if the process had ended there.
     fuse: AtomicU64,
 }
 
+/// The link is not cut.
+const WHOLE: u64 = u64::MAX;
 /// No fuse is lit.
 const UNLIT: u64 = u64::MAX;
 /// It has burnt down.
@@ -54,18 +80,25 @@ const BURNT: u64 = u64::MAX - 1;
 
 impl Link {
     /// The way of the replica with this address.
-    pub(super) fn of(ip: IpAddr, store: &MemoryStore, records: &Records) -> Self {
+    pub(super) fn of(ip: IpAddr, far: &Far, records: &Records) -> Self {
         let state = State {
-            cut: AtomicBool::new(false),
+            fails_after: AtomicU64::new(WHOLE),
             slowness: AtomicU64::new(2),
             fuse: AtomicU64::new(UNLIT),
         };
-        Self { ip, store: store.clone(), state: Arc::new(state), records: records.clone() }
+        Self { ip, far: far.clone(), state: Arc::new(state), records: records.clone() }
     }
 
-    /// Cuts the link, or mends it. What is on its way when it is cut may have been done.
-    pub(super) fn cut(&self, cut: bool) {
-        self.state.cut.store(cut, Ordering::Release);
+    /// Cuts the link, so that each call fails after so long, or mends it. What is on its way when it is
+    /// cut may have been done.
+    pub(super) fn cut(&self, patience: Option<Duration>) {
+        let millis = patience.map_or(WHOLE, |it| u64::try_from(it.as_millis()).unwrap());
+        self.state.fails_after.store(millis, Ordering::Release);
+    }
+
+    /// What it leads to.
+    pub(super) fn far(&self) -> &Far {
+        &self.far
     }
 
     pub(super) fn slow(&self, millis: u64) {
@@ -96,11 +129,13 @@ impl Link {
         }
         let slowness = Duration::from_millis(self.state.slowness.load(Ordering::Acquire));
         tokio::time::sleep(slowness).await;
-        if self.state.cut.load(Ordering::Acquire) {
-            tokio::time::sleep(PATIENCE).await;
-            return Err(StoreError::Unavailable("the link is cut".to_owned()));
+        match self.state.fails_after.load(Ordering::Acquire) {
+            WHOLE => Ok(()),
+            millis => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                Err(StoreError::Unavailable("the link is cut".to_owned()))
+            }
         }
-        Ok(())
     }
 
     async fn over<T>(&self, call: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
@@ -127,7 +162,7 @@ macro_rules! passed_on {
         impl $trait for Link {
             $(async fn $name(&self, $($arg: $type),*) -> StoreResult<$answer> {
                 self.over(async {
-                    let answer = $trait::$name(&self.store, $($arg),*).await;
+                    let answer = $trait::$name(&self.far.store(), $($arg),*).await;
                     passed_on!(@record self, ($($arg,)*), answer $(, $record)?);
                     answer
                 })

@@ -1,4 +1,4 @@
-//! What was done at the store, as the store saw it: who had which lease when, what became of the
+//! What was done at the store and at what gives leases, as they saw it: who had which lease when, what became of the
 //! tokens, what was taken from budgets.
 
 use std::{
@@ -10,12 +10,17 @@ use std::{
 use broker::{
     credential::CredentialId,
     ledger::{Budget, Spending},
+    seal::Sealer,
     store::{Acquired, CredentialRow, Lease, Place},
 };
 use clock::{Clock, Timestamp};
 use wechat::AppId;
 
-use crate::harness::sealer;
+/// The master keys of these ids, of which the last one seals.
+pub(super) fn sealer_of(ids: &[&str]) -> Sealer {
+    let keys = ids.iter().map(|id| ((*id).to_owned(), [id.as_bytes()[1]; 32]));
+    Sealer::new(keys, *ids.last().expect("there is one")).expect("it is among them")
+}
 
 /// The records of one store. Cloning gives another handle to the same.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ pub(super) struct Written {
     pub(super) rows: Vec<Row>,
     pub(super) dead: Vec<Dead>,
     pub(super) spent: Vec<Spent>,
+    /// When all leases were forgotten.
+    pub(super) forgettings: Vec<Timestamp>,
 }
 
 /// A lease while one replica had it.
@@ -43,6 +50,8 @@ pub(super) struct Holding {
     /// When it ran out, or would have.
     pub(super) until: Timestamp,
     pub(super) released: Option<Timestamp>,
+    /// When it was forgotten before it was over, so that somebody else could have it.
+    pub(super) forgotten: Option<Timestamp>,
 }
 
 /// A generation that came to the store.
@@ -80,7 +89,7 @@ pub(super) struct Spent {
 }
 
 impl Holding {
-    /// When somebody else could have it.
+    /// When somebody else could have it, unless it was forgotten.
     pub(super) fn over(&self) -> Timestamp {
         self.released.map_or(self.until, |at| at.min(self.until))
     }
@@ -98,7 +107,8 @@ impl Records {
     pub(super) fn acquired(&self, ip: IpAddr, _: (&str, &str, Duration), answer: &Acquired) {
         let Acquired::Yes(Lease { name, owner, until }) = answer.clone() else { return };
         let from = self.clock.now();
-        self.read().leases.push(Holding { ip, name, owner, from, until, released: None });
+        let (released, forgotten) = (None, None);
+        self.read().leases.push(Holding { ip, name, owner, from, until, released, forgotten });
     }
 
     pub(super) fn renewed(&self, _: IpAddr, _: (&Lease, Duration), answer: &Option<Lease>) {
@@ -122,7 +132,8 @@ impl Records {
         }
         let (id, generation, at) = (row.id.clone(), row.generation, self.clock.now());
         let place = Place::Credential(id.clone(), generation);
-        let token = sealer().open_text(&place.binding(), &row.value).expect("a replica sealed it");
+        let sealer = sealer_of(&["k1", "k2"]);
+        let token = sealer.open_text(&place.binding(), &row.value).expect("a replica sealed it");
         let mut written = self.read();
         written.puts.push(Put { ip, id: id.clone(), generation, token, at });
         written.rows.push(Row { id, from: at, refresh_at: row.refresh_at, dead: row.dead });
@@ -163,6 +174,17 @@ impl Records {
 }
 
 impl Written {
+    pub(super) fn anybody_has_a_lease(&self, now: Timestamp) -> bool {
+        self.leases.iter().any(|held| held.forgotten.is_none() && now < held.over())
+    }
+
+    /// All leases were forgotten.
+    pub(super) fn forget_leases(&mut self, now: Timestamp) {
+        self.forgettings.push(now);
+        let held = self.leases.iter_mut().filter(|it| it.forgotten.is_none() && now < it.over());
+        held.for_each(|it| it.forgotten = Some(now));
+    }
+
     fn held(&mut self, lease: &Lease) -> Option<&mut Holding> {
         self.leases.iter_mut().find(|held| held.owner == lease.owner && held.name == lease.name)
     }
