@@ -75,6 +75,18 @@ impl Database {
         self.url_at(&self.host)
     }
 
+    /// The names of the leases that somebody holds.
+    pub(crate) async fn leases(&self) -> Vec<String> {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
+        let names = client.query("SELECT name FROM leases WHERE until > xinfu_now()", &[]);
+        let rows = tokio::select! {
+            rows = names => rows.unwrap(),
+            ended = connection => panic!("{ended:?}"),
+        };
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
     /// Shuts it, as a server that is restarted does, or opens it again.
     async fn open(&self, open: bool) {
         let name = &self.name;
