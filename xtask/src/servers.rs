@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     os::unix::fs::chown,
     path::{Path, PathBuf},
+    process,
 };
 
 use anyhow::{Context, Result};
@@ -114,13 +115,21 @@ impl Servers {
     }
 }
 
-/// Whether networks of one's own can be made, which is for root.
+/// Whether networks of one's own can be made, which is for root; and not for each: containers that
+/// let root have another network may keep it from naming one, or from a wire to it.
 fn namespaces(root: &Path) -> Result<&'static str> {
     if !Call::new("unshare", root, ["--net", "true"]).works() {
         return Ok("no");
     }
     tools::install(root, &[("ip", "iproute2")])?;
-    Ok("yes")
+    let ip = |line: &str| Call::new("ip", root, line.split(' ')).works();
+    let (name, device) = (format!("xinfu-{}", process::id()), format!("xf{}", process::id()));
+    let wire = format!("link add {device} type veth peer name {device} netns {name}");
+    let made = ip(&format!("netns add {name}"));
+    let laid = made && ip(&wire);
+    // The wire goes with it.
+    let removed = made && ip(&format!("netns delete {name}"));
+    Ok(if laid && removed { "yes" } else { "no" })
 }
 
 /// An authority, and a certificate of it for this machine; the paths of their files.

@@ -75,12 +75,17 @@ impl Database {
         self.url_at(&self.host)
     }
 
-    /// All that it holds, row by row as text.
-    pub(crate) async fn dump(&self) -> String {
+    /// A client of it, for as long as the other lives.
+    async fn client(&self) -> (tokio_postgres::Client, AbortOnDropHandle<()>) {
         let (client, connection) =
             tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
         let driver = TaskTracker::new().spawn(async move { drop(connection.await) });
-        let _driver = AbortOnDropHandle::new(driver);
+        (client, AbortOnDropHandle::new(driver))
+    }
+
+    /// All that it holds, row by row as text.
+    pub(crate) async fn dump(&self) -> String {
+        let (client, _driver) = self.client().await;
         let tables = "SELECT table_name::text FROM information_schema.tables \
              WHERE table_schema = current_schema()";
         let mut dump = String::new();
@@ -92,6 +97,14 @@ impl Database {
             }
         }
         dump
+    }
+
+    /// The names of the leases that somebody holds.
+    pub(crate) async fn leases(&self) -> Vec<String> {
+        let (client, _driver) = self.client().await;
+        let names = "SELECT name FROM leases WHERE until > xinfu_now()";
+        let rows = client.query(names, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
     }
 
     /// Shuts it, as a server that is restarted does, or opens it again.

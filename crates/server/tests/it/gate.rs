@@ -1,11 +1,14 @@
 //! What stands between a server and another one, and lets nothing through when it is told so.
 
-use std::net::Ipv4Addr;
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
-        TcpListener, TcpStream,
+        TcpListener, TcpSocket, TcpStream, lookup_host,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
@@ -34,11 +37,12 @@ pub(crate) struct Gate {
 impl Gate {
     /// One before the server at a host and port.
     pub(crate) async fn before(host: &str) -> Self {
-        Self::at(Ipv4Addr::LOCALHOST, host).await
+        Self::at(Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED, host).await
     }
 
-    /// The same at an address of this machine.
-    pub(crate) async fn at(address: Ipv4Addr, host: &str) -> Self {
+    /// The same at an address of this machine; the server sees who comes by it at the address
+    /// `seen`, if that is one.
+    pub(crate) async fn at(address: Ipv4Addr, seen: Ipv4Addr, host: &str) -> Self {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let (at, to) = (listener.local_addr().unwrap().to_string(), host.to_owned());
         let way = watch::Sender::new(Way::Open);
@@ -46,7 +50,7 @@ impl Gate {
         let tasks = TaskTracker::new();
         let task = tasks.clone().spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                tasks.spawn(carry(near, to.clone(), watched.clone()));
+                tasks.spawn(carry(near, (seen, to.clone()), watched.clone()));
             }
         });
         Self { host: at, way, _task: AbortOnDropHandle::new(task) }
@@ -58,11 +62,11 @@ impl Gate {
 }
 
 /// Carries one connection, until one of the two ends it or it is refused.
-async fn carry(near: TcpStream, to: String, mut way: watch::Receiver<Way>) {
+async fn carry(near: TcpStream, far: (Ipv4Addr, String), mut way: watch::Receiver<Way>) {
     let mut refused = way.clone();
     let carried = async {
         way.wait_for(|way| *way == Way::Open).await.ok()?;
-        let far = TcpStream::connect(&to).await.ok()?;
+        let far = connect(far.0, &far.1).await.ok()?;
         let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
         tokio::select! {
             () = pass(near_in, far_out, way.clone()) => {}
@@ -74,6 +78,14 @@ async fn carry(near: TcpStream, to: String, mut way: watch::Receiver<Way>) {
         _ = carried => {}
         _ = refused.wait_for(|way| *way == Way::Refusing) => {}
     }
+}
+
+/// Connects from an address to a server.
+async fn connect(from: Ipv4Addr, to: &str) -> io::Result<TcpStream> {
+    let to = lookup_host(to).await?.find(SocketAddr::is_ipv4).ok_or(io::ErrorKind::NotFound)?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    socket.connect(to).await
 }
 
 /// Passes bytes on while the gate is open; while it is shut they wait.

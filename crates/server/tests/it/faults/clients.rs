@@ -54,8 +54,8 @@ pub(super) enum Failed {
     Unanswered(String),
     /// A call that only needs a token was refused.
     Refused(u16, Value),
-    /// The token that was given does not work.
-    Dead,
+    /// The token that was given does not work; its generation, where the client hears of that.
+    Dead(Option<u64>),
     /// A login came to nothing; its code was brought to another replica too.
     NoLogin { status: u16, answer: Value, other: usize },
     /// Replicas were asked one after the other, and none answered.
@@ -67,14 +67,21 @@ pub(super) enum Failed {
 /// A token of an app that was served: its generation, itself, and by which replica.
 pub(super) type Served = (&'static str, u64, String, usize);
 
+/// When a token was served.
+pub(super) struct Seen {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    /// Whether it ever worked.
+    pub(super) worked: bool,
+}
+
 /// What all clients did.
 #[derive(Default)]
 pub(super) struct Done {
     pub(super) calls: usize,
     pub(super) logins: usize,
     pub(super) failures: Vec<Failure>,
-    /// When each was first served.
-    pub(super) tokens: HashMap<Served, i64>,
+    pub(super) tokens: HashMap<Served, Seen>,
     /// The names of the keys that were made.
     pub(super) keys: Vec<String>,
     /// When a call for an app last worked, and the longest time in which none did.
@@ -144,6 +151,18 @@ impl Clients {
 
 fn openid(user: u64) -> String {
     format!("oUser{user:023}")
+}
+
+/// The URL of a call to WeChat that tells whether a token works.
+pub(super) fn trial(sim: &str, token: &str) -> String {
+    format!("{sim}/cgi-bin/user/info?access_token={token}&openid={}", openid(0))
+}
+
+/// Whether the token works, by what WeChat has answered.
+pub(super) fn works(answer: &Value) -> bool {
+    let errcode = answer["errcode"].as_i64().unwrap_or(0);
+    assert!(errcode == 0 || DEAD.contains(&errcode), "{answer}");
+    errcode == 0
 }
 
 /// An answer: its status and its body.
@@ -247,12 +266,8 @@ impl Known {
 
     /// Calls WeChat with a token; answers whether the token works.
     async fn works(&self, token: &str) -> bool {
-        let user = openid(0);
-        let url = format!("{}/cgi-bin/user/info?access_token={token}&openid={user}", self.sim);
-        let (_, answer) = self.call(&url, None).await.unwrap();
-        let errcode = answer["errcode"].as_i64().unwrap_or(0);
-        assert!(errcode == 0 || DEAD.contains(&errcode), "{answer}");
-        errcode == 0
+        let (_, answer) = self.call(&trial(&self.sim, token), None).await.unwrap();
+        works(&answer)
     }
 
     /// A service that gets tokens, uses them, and reports those that do not work.
@@ -287,13 +302,21 @@ impl Known {
             return false;
         };
         let generation = answer["generation"].as_u64().unwrap();
-        let served = (app, generation, token.to_owned(), node);
-        self.done.lock().unwrap().tokens.entry(served).or_insert(self.now());
+        let (served, now) = ((app, generation, token.to_owned(), node), self.now());
         let works = self.works(token).await;
+        {
+            let mut done = self.done.lock().unwrap();
+            let unseen = Seen { first: now, last: now, worked: false };
+            let seen = done.tokens.entry(served).or_insert(unseen);
+            // Two clients may have heard it in another order than they tried it.
+            seen.first = seen.first.min(now);
+            seen.last = seen.last.max(now);
+            seen.worked |= works;
+        }
         if works {
             self.worked(app);
         } else {
-            self.fail(Failed::Dead, node, app, from);
+            self.fail(Failed::Dead(Some(generation)), node, app, from);
         }
         works
     }
@@ -311,7 +334,7 @@ impl Known {
             if status == 200 && answer["openid"].is_string() {
                 self.worked(app);
             } else if DEAD.contains(&errcode) {
-                self.fail(Failed::Dead, node, app, from);
+                self.fail(Failed::Dead(None), node, app, from);
             } else {
                 self.fail(Failed::Refused(status, answer), node, app, from);
             }

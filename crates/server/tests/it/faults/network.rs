@@ -36,9 +36,9 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Makes one to the simulated WeChat and to the servers that a replica stands on, each as host
-    /// and port.
-    pub(super) async fn to(upstream: &str, servers: &[&str]) -> Self {
+    /// Makes one to the simulated WeChat, which sees the replica at the address `seen`, and to the
+    /// servers that it stands on, each as host and port.
+    pub(super) async fn to(upstream: &str, seen: Ipv4Addr, servers: &[&str]) -> Self {
         let namespace = match named_by(NAMESPACES).as_str() {
             "yes" => Some(Namespace::make().await),
             _ => None,
@@ -47,9 +47,10 @@ impl Network {
             |pick: fn(&Namespace) -> Ipv4Addr| namespace.as_ref().map_or(Ipv4Addr::LOCALHOST, pick);
         let mut gates = Vec::new();
         for server in servers {
-            gates.push(Gate::at(address(|it| it.store.near.ip), server).await);
+            let near = address(|it| it.store.near.ip);
+            gates.push(Gate::at(near, Ipv4Addr::UNSPECIFIED, server).await);
         }
-        let gate = Gate::at(address(|it| it.open.near.ip), upstream).await;
+        let gate = Gate::at(address(|it| it.open.near.ip), seen, upstream).await;
         let address = address(|it| it.open.far.ip);
         Self { address, namespace, upstream: gate.host.clone(), _upstream: gate, gates }
     }

@@ -1,7 +1,7 @@
 //! The replicas, what they stand on, and what happens to them.
 
 use std::{
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     sync::{
         Arc,
@@ -12,9 +12,9 @@ use std::{
 
 use clock::Clock;
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, process::Command};
 
-use super::network::Network;
+use super::{clients, network::Network};
 use crate::{
     cluster::{Database, Sharing, named_by},
     gate::Way,
@@ -27,12 +27,17 @@ pub(super) const STABLE: [&str; 2] = ["wx1", "wx2"];
 pub(super) const CLASSIC: &str = "wx3";
 /// All apps.
 pub(super) const APPS: [&str; 3] = [STABLE[0], STABLE[1], CLASSIC];
+/// Where WeChat sees each replica: its log tells by that who has called.
+pub(super) const AT_WECHAT: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3), Ipv4Addr::new(127, 0, 0, 4)];
 /// Tokens live for so long, and are fetched anew after half of it.
-const LIFE: Duration = Duration::from_secs(120);
+pub(super) const LIFE: Duration = Duration::from_secs(120);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// How wrong the clock of each replica is, as faketime takes it.
 const CLOCKS: [&str; 3] = ["+0", "+600", "-600"];
 
+/// Names the Redis that may be killed.
+const FRAIL_REDIS: &str = "XINFU_TEST_FRAIL_REDIS";
 /// Longer than any lease lasts.
 const BEYOND_THE_LEASE: i64 = 45_000;
 
@@ -53,7 +58,7 @@ pub(super) enum Happening {
     Mend(usize),
     /// The database gets a signal, and is started again.
     Postgres(&'static str),
-    /// Redis is killed, and started again.
+    /// Redis is killed, and started again; nothing where nobody uses it.
     Redis,
     /// Somebody outside ends the token of an app.
     Mint(&'static str),
@@ -89,25 +94,19 @@ pub(super) enum What {
 }
 
 impl What {
-    /// Whether it befalls a replica.
+    /// Whether it befalls a replica. A restart in good order befalls none: whoever asks meanwhile
+    /// is served as always, by it until it has ended and by the others.
     pub(super) fn befalls(self, node: usize) -> bool {
         match self {
-            Self::Killed(it) | Self::Stopped(it) | Self::Rolled(it) | Self::CutOff(it) => {
-                it == node
-            }
+            Self::Killed(it) | Self::Stopped(it) | Self::CutOff(it) => it == node,
             Self::Postgres | Self::Redis => true,
-            Self::Minted(_) => false,
+            Self::Rolled(_) | Self::Minted(_) => false,
         }
     }
 
     /// Whether it keeps a replica from the store.
     pub(super) fn keeps_from_store(self, node: usize) -> bool {
         self == Self::Postgres || self == Self::CutOff(node)
-    }
-
-    /// Whether somebody who has a lease may be unable to use it or to give it back.
-    pub(super) fn may_lose_a_lease(self) -> bool {
-        !matches!(self, Self::Rolled(_) | Self::Minted(_))
     }
 }
 
@@ -124,12 +123,16 @@ pub(super) struct World {
     pub(super) folder: Arc<Folder>,
     nodes: Vec<Node>,
     clock: Clock,
-    /// What was wrong so far.
+    /// What was wrong so far, in the order in which it ended.
     pub(super) troubles: Vec<Trouble>,
+    /// The apps whose lease somebody held when something had kept its holder from giving it back,
+    /// and when that was seen.
+    pub(super) left_leases: Vec<(&'static str, i64)>,
     /// What is wrong now, and since when.
     going_on: Vec<(What, i64)>,
     pids: PathBuf,
     database: Database,
+    sharing: Sharing,
 }
 
 impl World {
@@ -160,9 +163,9 @@ impl World {
         let servers = [&*database.host, &redis_host];
         let servers = if let Sharing::Redis = sharing { &servers[..] } else { &servers[..1] };
         let mut nodes = Vec::new();
-        for _ in CLOCKS {
+        for seen in AT_WECHAT {
             let port = free_port();
-            let network = Network::to(wechat, servers).await;
+            let network = Network::to(wechat, seen, servers).await;
             let at = format!("{}:{port}", network.address);
             let stands_on = network.servers();
             let mut variables = vec![
@@ -181,9 +184,11 @@ impl World {
             nodes,
             clock: Clock::real(),
             troubles: Vec::new(),
+            left_leases: Vec::new(),
             going_on: Vec::new(),
             pids: named_by("XINFU_TEST_FRAIL_PIDS").into(),
             database,
+            sharing,
         };
         for node in 0..world.nodes.len() {
             world.serve(node).await;
@@ -262,6 +267,7 @@ impl World {
             Happening::Stop(at) => {
                 self.begin(What::Stopped(at));
                 self.process(at).signal("STOP").await;
+                self.note_leases().await;
             }
             Happening::GoOn(at) => {
                 let stopped = self.going_on.iter().find(|(what, _)| *what == What::Stopped(at));
@@ -273,6 +279,7 @@ impl World {
             Happening::Kill(at) => {
                 self.begin(What::Killed(at));
                 self.nodes[at].process.take().expect("it was started").kill().await;
+                self.note_leases().await;
                 self.serve(at).await;
                 self.end(What::Killed(at));
             }
@@ -286,6 +293,7 @@ impl World {
             Happening::Cut(at, way) => {
                 self.begin(What::CutOff(at));
                 self.nodes[at].network.set(way).await;
+                self.note_leases().await;
             }
             Happening::Mend(at) => {
                 self.nodes[at].network.set(Way::Open).await;
@@ -299,7 +307,9 @@ impl World {
                 })
                 .await;
                 self.end(What::Postgres);
+                self.note_leases().await;
             }
+            Happening::Redis if matches!(self.sharing, Sharing::Postgres) => {}
             Happening::Redis => {
                 self.begin(What::Redis);
                 let host = redis_host();
@@ -318,6 +328,23 @@ impl World {
         }
     }
 
+    /// Notes which leases are held at this moment, in which something has befallen who may hold
+    /// them: those are given back late, or run out.
+    async fn note_leases(&mut self) {
+        let held = match self.sharing {
+            Sharing::Postgres => self.database.leases().await,
+            Sharing::Redis => {
+                let (url, keys) = (named_by(FRAIL_REDIS), format!("*{}*", self.database.name));
+                let asked = Command::new("redis-cli").args(["-u", &url, "keys", &keys]).output();
+                let answer = String::from_utf8(asked.await.unwrap().stdout).unwrap();
+                answer.lines().map(str::to_owned).collect()
+            }
+        };
+        let now = self.now();
+        let is_held = |app: &str| held.iter().any(|it| it.ends_with(&format!("{app}/token")));
+        self.left_leases.extend(APPS.iter().filter(|app| is_held(app)).map(|app| (*app, now)));
+    }
+
     /// Sends a signal to a server that is started again when it ends, and waits until it answers.
     async fn hit<F>(&self, name: &str, signal: &str, answers: impl Fn() -> F)
     where
@@ -333,7 +360,7 @@ impl World {
         assert!(again.await.is_some(), "{name} does not come back");
     }
 
-    /// Whether each replica serves the same live token for each app.
+    /// Whether each replica serves the same token for each app, and WeChat says that it works.
     pub(super) async fn is_of_one_mind(&self, key: &str) -> Option<()> {
         for app in APPS {
             let mut served = Vec::new();
@@ -345,6 +372,8 @@ impl World {
             if served.iter().any(|it| *it != served[0]) {
                 return None;
             }
+            let url = clients::trial(&self.sim.api, served[0].as_str()?);
+            clients::works(&http("GET", &url, None, None).await?.1).then_some(())?;
         }
         Some(())
     }
@@ -370,7 +399,7 @@ async fn pause_until(clock: &Clock, millis: i64) {
 
 /// The host and port of the Redis that may be killed.
 fn redis_host() -> String {
-    named_by("XINFU_TEST_FRAIL_REDIS").split('/').nth(2).unwrap().to_owned()
+    named_by(FRAIL_REDIS).split('/').nth(2).unwrap().to_owned()
 }
 
 /// A port that nobody has at this moment, and that is given to nobody who does not ask for it: a
