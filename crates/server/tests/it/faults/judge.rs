@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{
-    clients::{Done, Failed, Failure, Seen},
+    clients::{Done, Failed, Failure, LIMIT, Seen},
     world::{APPS, AT_WECHAT, LIFE, Trouble, What, World},
 };
 use crate::{kill::Chance, process::http};
@@ -219,7 +219,11 @@ fn ends(done: &Done, world: &World, troubles: &[Trouble], chance: &Chance) -> Ve
             .left_leases
             .iter()
             .any(|(it, at)| *it == app && *at <= replaced && from - LEASE <= *at);
-        let limit = if left { LEASE + HEALED } else { HEALED };
+        // All clients may be waiting at a replica that is cut off, and so report to no other.
+        let waited = troubles.iter().any(|it| {
+            matches!(it.what, What::CutOff(_)) && it.from <= replaced && from <= it.until
+        });
+        let limit = HEALED + if left { LEASE } else { i64::from(waited) * millis(LIMIT) };
         // Nothing is stored while the store is away.
         let away = troubles.iter().filter(|it| matches!(it.what, What::Postgres | What::Redis));
         let away = away.filter(|it| it.from <= replaced && from <= it.until);
