@@ -253,6 +253,10 @@ impl Broker {
                 state.miss_change();
                 return Ok(());
             }
+            // What holds for this process alone is not in the store.
+            let now = self.now();
+            let own = state.trouble().filter(|it| it.only_here && it.stands(now) && slot.due(now));
+            let trouble = trouble.or_else(|| own.cloned());
             state.set_trouble(trouble);
         }
         if entry.has_credentials() {
