@@ -128,6 +128,10 @@ impl Broker {
         self.reload_credentials(&entries).await?;
         for entry in entries {
             self.reschedule_all(&entry);
+            // What waited for the store goes there at once.
+            for slot in entry.slots().filter(|slot| slot.state().unstored.is_some()) {
+                self.0.schedule.set(&slot.id, Some(self.now()));
+            }
         }
         Ok(())
     }
@@ -326,6 +330,10 @@ impl Broker {
             state.miss_change();
             return false;
         }
+        // What holds for this process alone is not in the store.
+        let now = self.now();
+        let own = state.trouble().filter(|it| it.only_here && it.stands(now) && slot.due(now));
+        let trouble = trouble.or_else(|| own.cloned());
         state.set_trouble(trouble);
         true
     }

@@ -223,6 +223,27 @@ impl Broker {
         Trouble { retry_at: None, ..Trouble::of("the app was removed".to_owned(), self.now()) }
     }
 
+    /// Stores all that the store could not take when it was fetched, before this process ends and it
+    /// is lost.
+    pub(crate) async fn store_all_unstored(&self) {
+        for entry in self.apps() {
+            for slot in entry.slots() {
+                if slot.state().unstored.is_none() {
+                    continue;
+                }
+                let stored = self.store_what_is_unstored(slot).await;
+                if stored.is_err() || slot.state().unstored.is_some() {
+                    tracing::warn!(
+                        app.id = %slot.id.app,
+                        credential = slot.id.kind.as_str(),
+                        "{}: what was fetched ends with this process: the store cannot take it",
+                        slot.id
+                    );
+                }
+            }
+        }
+    }
+
     /// Stores a generation that the store could not take when it was fetched. `true`: there is
     /// nothing left to do for now.
     pub(crate) async fn store_what_is_unstored(&self, slot: &Slot) -> Result<bool, Trouble> {

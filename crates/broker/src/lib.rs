@@ -219,6 +219,7 @@ impl Broker {
             () = work => {}
             () = shutdown.cancelled() => {}
         }
+        self.store_all_unstored().await;
         self.write_aggregates().await;
     }
 

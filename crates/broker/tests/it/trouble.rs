@@ -147,6 +147,25 @@ async fn two_rotations_while_the_store_is_away_lose_no_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_the_store_goes_there_once_it_is_back_also_from_who_ends() {
+    for ends in [true, false] {
+        let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
+        world.memory.set_reachable(false);
+        world.pass(secs(7100)).await;
+        assert_eq!(read(&replica.broker, &entry).await.generation, 2);
+        world.memory.set_reachable(true);
+        if ends {
+            replica.stop().await;
+        } else {
+            world.pass(secs(2)).await;
+        }
+        let (store, _) = world.stores().await;
+        let row = store.find_credential(&token_of(APP)).await.unwrap().unwrap();
+        assert_eq!(row.generation, 2, "{ends}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn tickets_are_refreshed_while_the_store_is_away() {
     let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
     replica.broker.ticket(&entry, TicketKind::Jsapi).await.unwrap();

@@ -21,6 +21,8 @@ use tokio::{
 pub(crate) const FOLLOWED: Duration = Duration::from_secs(2);
 /// Nothing here takes longer on a machine that works.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// A server that stops has ended by then: calls under way may go on for 30 seconds.
+const STOPPED: Duration = Duration::from_secs(40);
 
 /// What a process printed, and how it ended.
 pub(crate) struct Printed {
@@ -222,7 +224,7 @@ impl Process {
         if let Some(code) = self.ask_to_end().await {
             return Some(code);
         }
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let ended = tokio::time::timeout(STOPPED, self.child.wait()).await;
         let ended = ended.unwrap_or_else(|_| panic!("it does not end: {}", self.err()));
         ended.unwrap().code()
     }
