@@ -25,7 +25,7 @@ use super::world::{APPS, World};
 use crate::process::{Folder, PATIENCE, eventually};
 
 /// After so long a client gives up a call that may have to wait for something.
-pub(super) const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(15);
 /// After so long it gives up a call that is answered from memory.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// A call that is not answered is made again, so many times in all.

@@ -11,14 +11,16 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{
-    clients::{Done, Failed, Failure, LIMIT, Seen},
+    clients::{Done, Failed, Failure, Seen},
     world::{APPS, AT_WECHAT, LIFE, Trouble, What, World},
 };
 use crate::{kill::Chance, process::http};
 
-/// A token that somebody ended is replaced within this time, in milliseconds; but where its lease was
-/// left behind.
-const HEALED: i64 = 5_000;
+/// A token that somebody ended is replaced within this time, in milliseconds, which is far less than a
+/// lease lasts; but where its lease was left behind.
+const HEALED: i64 = 15_000;
+/// So long after a token was fetched somebody first hears of it.
+const HEARD: i64 = 5_000;
 /// All replicas serve a new token so long after the first one that does.
 const FOLLOWED: i64 = 3_000;
 /// Longer than a lease lasts, and so longer than a call under one.
@@ -202,7 +204,7 @@ fn ends(done: &Done, world: &World, troubles: &[Trouble], chance: &Chance) -> Ve
         let served = || done.tokens.iter().filter(move |((it, ..), _)| *it == app);
         // One that never worked was fetched before it was ended, and served after that.
         let is_old =
-            |seen: &Seen| seen.first <= from || (!seen.worked && seen.first <= from + HEALED);
+            |seen: &Seen| seen.first <= from || (!seen.worked && seen.first <= from + HEARD);
         let old = served().filter(|(_, seen)| is_old(seen));
         let newest = old.map(|((_, generation, ..), _)| *generation).max().unwrap_or(0);
         let newer = || served().filter(move |((_, generation, ..), _)| *generation > newest);
@@ -219,11 +221,7 @@ fn ends(done: &Done, world: &World, troubles: &[Trouble], chance: &Chance) -> Ve
             .left_leases
             .iter()
             .any(|(it, at)| *it == app && *at <= replaced && from - LEASE <= *at);
-        // All clients may be waiting at a replica that is cut off, and so report to no other.
-        let waited = troubles.iter().any(|it| {
-            matches!(it.what, What::CutOff(_)) && it.from <= replaced && from <= it.until
-        });
-        let limit = HEALED + if left { LEASE } else { i64::from(waited) * millis(LIMIT) };
+        let limit = if left { LEASE + HEALED } else { HEALED };
         // Nothing is stored while the store is away.
         let away = troubles.iter().filter(|it| matches!(it.what, What::Postgres | What::Redis));
         let away = away.filter(|it| it.from <= replaced && from <= it.until);
