@@ -16,7 +16,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioTimer},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -32,6 +32,9 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 const TRIES: usize = 3;
 /// How often the load balancer asks whether a replica is ready, and how long it waits for that.
 const HEALTH: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// After so long a client uses a connection no more: well before a server closes it, which takes
+/// `limits.header_read_timeout`.
+const IDLE: Duration = Duration::from_secs(3);
 /// So many users log in to each app.
 const USERS: u64 = 20;
 /// What WeChat says to a token that does not work.
@@ -56,8 +59,9 @@ pub(super) enum Failed {
     Refused(u16, Value),
     /// The token that was given does not work; its generation, where the client hears of that.
     Dead(Option<u64>),
-    /// A login came to nothing; its code was brought to another replica too.
-    NoLogin { status: u16, answer: Value, other: usize },
+    /// A login came to nothing: an answer's status, if there was an answer. Its code was brought to
+    /// another replica too.
+    NoLogin { status: Option<u16>, answer: Value, other: usize },
     /// Replicas were asked one after the other, and none answered.
     Everywhere,
     /// A change was not stored.
@@ -112,7 +116,10 @@ impl Clients {
             control: world.sim.control.clone(),
             key,
             clock: Clock::real(),
-            http: Client::builder(TokioExecutor::new()).build_http(),
+            http: Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .build_http(),
             over: Arc::default(),
             done: Arc::default(),
         };
@@ -378,9 +385,13 @@ impl Known {
                 match self.call(&url, Some(&body)).await {
                     Ok((200, answer)) => assert_eq!(answer["openid"], user.as_str()),
                     Ok((status, answer)) => {
-                        self.fail(Failed::NoLogin { status, answer, other }, node, app, from);
+                        let failed = Failed::NoLogin { status: Some(status), answer, other };
+                        self.fail(failed, node, app, from);
                     }
-                    Err(why) => self.fail(Failed::Unanswered(why), node, app, from),
+                    Err(why) => {
+                        let failed = Failed::NoLogin { status: None, answer: json!(why), other };
+                        self.fail(failed, node, app, from);
+                    }
                 }
             });
             join_all(both).await;

@@ -259,10 +259,14 @@ fn explain(failure: &Failure, troubles: &[Trouble], ended: &[Ended]) -> Option<&
         end.may_fail(failure) && troubles.iter().any(kept_from_knowing)
     });
     match what {
-        Failed::Unanswered(_) if wrong(0, &|it| it == What::Killed(*node)) => {
+        Failed::Unanswered(_) | Failed::NoLogin { status: None, .. }
+            if wrong(0, &|it| it == What::Killed(*node)) =>
+        {
             Some("no answer from a replica that was killed")
         }
-        Failed::Unanswered(_) if wrong(0, &|it| it == What::Stopped(*node)) => {
+        Failed::Unanswered(_) | Failed::NoLogin { status: None, .. }
+            if wrong(0, &|it| it == What::Stopped(*node)) =>
+        {
             Some("no answer from a replica that was stopped")
         }
         // Each try of its has been judged by itself.
@@ -277,12 +281,15 @@ fn explain(failure: &Failure, troubles: &[Trouble], ended: &[Ended]) -> Option<&
         Failed::Refused(503, _) if cannot_know => {
             Some("no token: somebody outside had ended it, and the store was away")
         }
-        Failed::NoLogin { status: 503, .. }
-            if wrong(RECOVERED, &|it| it.keeps_from_store(*node)) =>
+        // One that was stopped takes the store for silent at first: the time for answers has passed.
+        Failed::NoLogin { status: Some(503), .. }
+            if wrong(RECOVERED, &|it| it.keeps_from_store(*node) || it == What::Stopped(*node)) =>
         {
             Some("no login: the store was away")
         }
-        Failed::NoLogin { status: 409 | 503, other, .. }
+        // Who has the code's claim waits for the store with what WeChat has answered, and whoever was
+        // brought the code too waits for that.
+        Failed::NoLogin { status: None | Some(409 | 503), other, .. }
             if wrong(0, &|it| it.befalls(*node) || it.befalls(*other)) =>
         {
             Some("no login: whether the code was spent is not known")
