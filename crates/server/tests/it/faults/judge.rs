@@ -307,9 +307,7 @@ fn one_token_each(done: &Done, troubles: &[Trouble], chance: &Chance) {
     let mut known: HashMap<_, &String> = HashMap::new();
     for ((app, generation, token, node), seen) in &done.tokens {
         let disturbed = troubles.iter().any(|it| {
-            it.what.keeps_from_store(*node)
-                && it.from <= seen.first
-                && seen.first <= it.until + RECOVERED
+            it.what.befalls(*node) && it.from <= seen.first && seen.first <= it.until + RECOVERED
         });
         if !disturbed {
             let first = known.entry((app, generation)).or_insert(token);
