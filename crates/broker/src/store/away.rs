@@ -1,11 +1,30 @@
 //! Servers that do not answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
 /// How long a server that did not answer is left alone.
 const LEFT_ALONE: Duration = Duration::from_millis(500);
+/// A deadline that is noticed so late was slept over: this process was stopped, or could not run.
+const SLEPT_OVER: Duration = Duration::from_millis(500);
+
+/// Waits for what a server answers, for as long as `patience` lasts. `None`: it did not answer.
+///
+/// A process that was stopped finds its deadlines over before it has heard what was said meanwhile,
+/// which tells nothing about the server: it waits as long again.
+pub(super) async fn in_time<T>(patience: Duration, answer: impl Future<Output = T>) -> Option<T> {
+    let mut answer = pin!(answer);
+    loop {
+        let deadline = Instant::now() + patience;
+        if let Ok(answer) = tokio::time::timeout_at(deadline, &mut answer).await {
+            return Some(answer);
+        }
+        if deadline.elapsed() < SLEPT_OVER {
+            return None;
+        }
+    }
+}
 
 /// Whether a server answers. Once it did not, one caller at a time tries it, with a pause in between,
 /// and all others fail at once instead of waiting for the same; until it has answered. Cloning gives
@@ -95,7 +114,25 @@ impl Drop for Leave {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_said_while_the_process_was_stopped_is_heard() {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let (say, said) = oneshot::channel();
+        let waits = tokio::spawn(in_time(PATIENCE, said));
+        tokio::task::yield_now().await;
+        // The deadline is noticed first, and a minute late.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        say.send("said").unwrap();
+        assert_eq!(waits.await.unwrap(), Some(Ok("said")));
+        let (_silent, said) = oneshot::channel::<()>();
+        let began = Instant::now();
+        assert_eq!(in_time(PATIENCE, said).await, None, "it is silent");
+        assert!(began.elapsed() < PATIENCE + SLEPT_OVER);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn one_at_a_time_tries_a_server_that_is_silent() {

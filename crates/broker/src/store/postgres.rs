@@ -19,7 +19,6 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use clock::Timestamp;
 use deadpool_postgres::{Object, Pool, PoolError, TimeoutType, Transaction};
-use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use wechat::AppId;
 
@@ -31,7 +30,7 @@ use self::{
 use super::{
     AppRow, Change, Changes, CredentialRow, KeyRow, PassKeyRow, Place, Store, StoreError,
     StoreResult,
-    away::Away,
+    away::{Away, in_time},
     memory::{CHANGES_KEPT, CHANGES_TRIMMED_EVERY, LEDGER_DAYS, distinct},
     rows::{
         self, APP, AUDIT, CREDENTIAL, KEY, LEDGER, OWN, PASS_KEY, Row, SEALING_KEYS, TROUBLE,
@@ -125,36 +124,34 @@ impl PostgresStore {
     async fn on<T>(&self, job: impl AsyncFnOnce(&mut Object) -> StoreResult<T>) -> StoreResult<T> {
         let late = || StoreError::Unavailable("PostgreSQL did not answer in time".to_owned());
         let leave = self.away.leave().ok_or_else(late)?;
-        let deadline = Instant::now() + PATIENCE;
-        let pooled = tokio::select! {
-            pooled = tokio::time::timeout_at(deadline, self.pool.get()) => pooled,
-            () = leave.moot() => return Err(late()),
+        let mut connection = None;
+        let call = async {
+            let pooled = tokio::select! {
+                pooled = self.pool.get() => pooled?,
+                () = leave.moot() => return Ok(Err(late())),
+            };
+            Ok(job(connection.insert(pooled)).await)
         };
-        let failed = match pooled {
-            Ok(Ok(mut connection)) => {
-                match tokio::time::timeout_at(deadline, job(&mut connection)).await {
-                    Ok(answer) => {
-                        if !matches!(answer, Err(StoreError::Unavailable(_))) {
-                            leave.answered();
-                        }
-                        return answer;
-                    }
-                    Err(_) => {
-                        // Whatever comes on it still is no answer to anybody else.
-                        drop(Object::take(connection));
-                        late()
-                    }
+        let failed = match in_time(PATIENCE, call).await {
+            Some(Ok(answer)) => {
+                if !matches!(answer, Err(StoreError::Unavailable(_))) {
+                    leave.answered();
                 }
+                return answer;
             }
             // It answers, if only that it has too much to do.
-            Ok(Err(err @ PoolError::Timeout(TimeoutType::Wait))) => {
+            Some(Err(err @ PoolError::Timeout(TimeoutType::Wait))) => {
                 return Err(open::unavailable(err));
             }
-            Ok(Err(PoolError::Backend(err))) if err.as_db_error().is_some() => {
+            Some(Err(PoolError::Backend(err))) if err.as_db_error().is_some() => {
                 return Err(err.into());
             }
-            Ok(Err(err)) => open::unavailable(err),
-            Err(_) => late(),
+            Some(Err(err)) => open::unavailable(err),
+            None => {
+                // Whatever comes on it still is no answer to anybody else.
+                drop(connection.map(Object::take));
+                late()
+            }
         };
         self.pool.retain(|_, _| false);
         leave.unanswered();

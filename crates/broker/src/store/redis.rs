@@ -22,12 +22,15 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use self::place::Connection;
+use self::place::{ANSWER, Connection};
 pub use self::place::{RedisUrl, RedisUrlError};
-use super::{Acquired, Lease, Shared, StoreError, StoreResult, away::Away};
+use super::{
+    Acquired, Lease, Shared, StoreError, StoreResult,
+    away::{Away, in_time},
+};
 use crate::slot::SET_BACK;
 
-/// No call takes longer.
+/// No call takes longer, reaching the server included.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A wake-up may get lost: whoever waits looks so often by itself.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -156,15 +159,15 @@ impl RedisShared {
         let leave = self.inner.away.leave().ok_or_else(late)?;
         let call = async {
             let mut connection = self.connection().await?;
-            job(&mut connection).await
+            in_time(ANSWER, job(&mut connection)).await.transpose()
         };
-        let failed = match tokio::time::timeout(PATIENCE, call).await {
-            Ok(Ok(answer)) => {
+        let failed = match in_time(PATIENCE, call).await.and_then(Result::transpose) {
+            Some(Ok(answer)) => {
                 leave.answered();
                 return Ok(answer);
             }
-            Ok(Err(err)) if !err.is_timeout() => err.into(),
-            Ok(Err(_)) | Err(_) => {
+            Some(Err(err)) if !err.is_timeout() => err.into(),
+            Some(Err(_)) | None => {
                 leave.unanswered();
                 late()
             }

@@ -12,7 +12,7 @@ use ::redis::{
 };
 
 /// How long reaching a server may take, and how long an answer of one.
-const ANSWER: Duration = Duration::from_secs(3);
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
 
 /// Where Sentinels are unless the URL says otherwise.
 const SENTINEL_PORT: u16 = 26379;
@@ -186,9 +186,10 @@ impl RedisUrl {
 
     /// A connection to the server, the primary, or the cluster.
     pub(super) async fn connect(&self) -> RedisResult<Connection> {
+        // How long an answer may take is for whoever asks.
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(ANSWER))
-            .set_response_timeout(Some(ANSWER));
+            .set_response_timeout(None);
         Ok(match &self.way {
             Way::One(client) => {
                 let got = client.get_multiplexed_async_connection_with_config(&settings);

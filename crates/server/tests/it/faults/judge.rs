@@ -281,9 +281,8 @@ fn explain(failure: &Failure, troubles: &[Trouble], ended: &[Ended]) -> Option<&
         Failed::Refused(503, _) if cannot_know => {
             Some("no token: somebody outside had ended it, and the store was away")
         }
-        // One that was stopped takes the store for silent at first: the time for answers has passed.
         Failed::NoLogin { status: Some(503), .. }
-            if wrong(RECOVERED, &|it| it.keeps_from_store(*node) || it == What::Stopped(*node)) =>
+            if wrong(RECOVERED, &|it| it.keeps_from_store(*node)) =>
         {
             Some("no login: the store was away")
         }
@@ -307,7 +306,9 @@ fn one_token_each(done: &Done, troubles: &[Trouble], chance: &Chance) {
     let mut known: HashMap<_, &String> = HashMap::new();
     for ((app, generation, token, node), seen) in &done.tokens {
         let disturbed = troubles.iter().any(|it| {
-            it.what.befalls(*node) && it.from <= seen.first && seen.first <= it.until + RECOVERED
+            it.what.keeps_from_store(*node)
+                && it.from <= seen.first
+                && seen.first <= it.until + RECOVERED
         });
         if !disturbed {
             let first = known.entry((app, generation)).or_insert(token);
