@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clock::Timestamp;
+use tokio::time::Instant;
 use wechat::{Mode, TicketKind};
 
 use crate::{
@@ -12,8 +13,9 @@ use crate::{
     error::TokenError,
     keep::{BEFORE_THE_END, OVERLAP},
     ledger::{Api, Spending, beijing_day},
+    refresh::LEASE,
     slot::{Held, Slot, Value},
-    store::{Lease, StoreError},
+    store::{Lease, StoreError, StoreResult},
     traffic::FetchResult,
 };
 
@@ -253,12 +255,21 @@ impl Broker {
         const RESERVE: Duration = Duration::from_secs(5);
         let Some(lease) = job.lease else { return Ok(true) };
         let store_trouble = |err| self.store_trouble(&err);
-        let now = self.0.shared.now().await.map_err(store_trouble)?;
-        if now + self.0.wechat.budget() + RESERVE <= lease.until {
+        let needed = self.0.wechat.budget() + RESERVE;
+        if self.shared_time().await.map_err(store_trouble)? + needed <= lease.until {
             return Ok(true);
         }
-        let renewed = self.0.shared.renew(lease, crate::refresh::LEASE).await;
-        Ok(renewed.map_err(store_trouble)?.is_some())
+        let asked = Instant::now();
+        let renewed = self.0.shared.renew(lease, LEASE).await.map_err(store_trouble)?;
+        Ok(renewed.is_some() && asked.elapsed() + needed <= LEASE)
+    }
+
+    /// The time of what gives leases, or a little later: an answer that is heard late, because this
+    /// process was stopped, is of before.
+    pub(crate) async fn shared_time(&self) -> StoreResult<Timestamp> {
+        let asked = Instant::now();
+        let then = self.0.shared.now().await?;
+        Ok(then + asked.elapsed())
     }
 
     fn no_token_for_ticket(&self, err: &TokenError) -> Trouble {

@@ -447,7 +447,7 @@ impl Broker {
         if row.renewable_until() <= self.now() {
             return Ok(Some(Renewed::Over));
         }
-        if lease.until < self.0.shared.now().await? + self.0.wechat.budget() {
+        if lease.until < self.shared_time().await? + self.0.wechat.budget() {
             return Ok(None);
         }
         self.0.counters.renewals.add();

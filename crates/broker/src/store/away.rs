@@ -126,6 +126,7 @@ mod tests {
         tokio::task::yield_now().await;
         // The deadline is noticed first, and a minute late.
         tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::task::yield_now().await;
         say.send("said").unwrap();
         assert_eq!(waits.await.unwrap(), Some(Ok("said")));
         let (_silent, said) = oneshot::channel::<()>();

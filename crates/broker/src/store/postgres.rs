@@ -44,7 +44,8 @@ use crate::{
     seal::Sealed,
 };
 
-/// No call takes longer, reaching the database included. It ends a statement sooner by itself.
+/// No call takes longer, reaching the database included, but for time that this process slept over.
+/// The database ends a statement sooner by itself.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What advisory locks are taken for, beside the change log.

@@ -10,7 +10,7 @@ mod tests;
 
 use std::{
     convert::Infallible,
-    fmt,
+    fmt, io,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::slot::SET_BACK;
 
-/// No call takes longer, reaching the server included.
+/// No call takes longer, reaching the server included, but for time that this process slept over.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A wake-up may get lost: whoever waits looks so often by itself.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -159,9 +159,10 @@ impl RedisShared {
         let leave = self.inner.away.leave().ok_or_else(late)?;
         let call = async {
             let mut connection = self.connection().await?;
-            in_time(ANSWER, job(&mut connection)).await.transpose()
+            let answer = in_time(ANSWER, job(&mut connection)).await;
+            answer.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
         };
-        let failed = match in_time(PATIENCE, call).await.and_then(Result::transpose) {
+        let failed = match in_time(PATIENCE, call).await {
             Some(Ok(answer)) => {
                 leave.answered();
                 return Ok(answer);

@@ -425,6 +425,8 @@ struct HeldUp {
     inner: MemoryStore,
     /// The first look at the clock takes this long.
     once: Mutex<Option<Duration>>,
+    /// What it told is heard this much later.
+    heard: Mutex<Option<Duration>>,
     /// Each release takes this long.
     release: Mutex<Duration>,
 }
@@ -436,7 +438,12 @@ impl Shared for HeldUp {
         if let Some(time) = held_up {
             tokio::time::sleep(time).await;
         }
-        Shared::now(&self.inner).await
+        let now = Shared::now(&self.inner).await;
+        let held_up = self.heard.lock().unwrap().take();
+        if let Some(time) = held_up {
+            tokio::time::sleep(time).await;
+        }
+        now
     }
 
     async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> StoreResult<Acquired> {
@@ -551,12 +558,23 @@ async fn who_has_no_leases_keeps_nobody_else_from_minting() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_ran_out_before_sending_is_noticed() {
+    check_that_nothing_is_sent(Some(secs(45)), None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_ran_out_before_its_clock_was_heard_is_noticed() {
+    check_that_nothing_is_sent(None, Some(secs(45))).await;
+}
+
+/// A process looks at the clock of its lease just before it sends, and is held up at that.
+async fn check_that_nothing_is_sent(once: Option<Duration>, heard: Option<Duration>) {
     let world = World::new(Backend::Memory).await;
     let broker = world.idle().await;
     let entry = world.add_app(&broker, APP, Issuer::Classic).await;
     let held_up = HeldUp {
         inner: world.memory.clone(),
-        once: Mutex::new(Some(secs(45))),
+        once: Mutex::new(once),
+        heard: Mutex::new(heard),
         release: Mutex::default(),
     };
     let store = Arc::new(world.memory.clone());
@@ -575,7 +593,12 @@ async fn a_lease_that_ran_out_before_sending_is_noticed() {
 async fn what_falls_due_while_a_lease_is_given_back_is_not_forgotten() {
     let world = World::new(Backend::Memory).await;
     let leases = MemoryStore::new(world.clock.clone());
-    let shared = HeldUp { inner: leases, once: Mutex::default(), release: Mutex::default() };
+    let shared = HeldUp {
+        inner: leases,
+        once: Mutex::default(),
+        heard: Mutex::default(),
+        release: Mutex::default(),
+    };
     let shared = Arc::new(shared);
     let store = Arc::new(world.memory.clone());
     let server = world.replica_on(store, Arc::clone(&shared) as Arc<dyn Shared>).await;

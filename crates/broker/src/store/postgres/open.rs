@@ -25,9 +25,6 @@ const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001.sql")];
 /// So many connections a process opens at most, beside the one that listens.
 const CONNECTIONS: usize = 10;
 
-/// How long getting a new connection may take, at whichever of several hosts.
-const CREATE: Duration = Duration::from_secs(6);
-
 /// How long to wait for one of the connections, when all are in use.
 const WAIT: Duration = Duration::from_secs(4);
 
@@ -89,7 +86,6 @@ fn pool(url: &PostgresUrl) -> StoreResult<Pool> {
     Pool::builder(manager)
         .max_size(CONNECTIONS)
         .post_create(settle)
-        .create_timeout(Some(CREATE))
         .wait_timeout(Some(WAIT))
         .runtime(Runtime::Tokio1)
         .build()

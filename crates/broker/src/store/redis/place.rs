@@ -149,9 +149,8 @@ impl RedisUrl {
             "cluster" if path.is_empty() => {
                 let infos: Vec<_> =
                     hosts.iter().map(|host| info(host, "")).collect::<Result<_, _>>()?;
-                let mut builder = ClusterClientBuilder::new(infos.clone())
-                    .connection_timeout(ANSWER)
-                    .response_timeout(ANSWER);
+                let mut builder =
+                    ClusterClientBuilder::new(infos.clone()).connection_timeout(ANSWER);
                 if tls {
                     builder = builder.certs(certificates.clone());
                 }

@@ -306,7 +306,8 @@ fn one_token_each(done: &Done, troubles: &[Trouble], chance: &Chance) {
     let mut known: HashMap<_, &String> = HashMap::new();
     for ((app, generation, token, node), seen) in &done.tokens {
         let disturbed = troubles.iter().any(|it| {
-            it.what.keeps_from_store(*node)
+            // The connections of one that is stopped may end meanwhile.
+            (it.what.keeps_from_store(*node) || it.what == What::Stopped(*node))
                 && it.from <= seen.first
                 && seen.first <= it.until + RECOVERED
         });
