@@ -122,13 +122,13 @@ mod tests {
     async fn what_was_said_while_the_process_was_stopped_is_heard() {
         const PATIENCE: Duration = Duration::from_secs(5);
         let (say, said) = oneshot::channel();
-        let waits = tokio::spawn(in_time(PATIENCE, said));
-        tokio::task::yield_now().await;
-        // The deadline is noticed first, and a minute late.
-        tokio::time::advance(Duration::from_secs(60)).await;
-        tokio::task::yield_now().await;
-        say.send("said").unwrap();
-        assert_eq!(waits.await.unwrap(), Some(Ok("said")));
+        let say = async {
+            // The deadline is noticed first, and a minute late.
+            tokio::time::advance(Duration::from_secs(60)).await;
+            say.send("said").unwrap();
+        };
+        let (heard, ()) = tokio::join!(biased; in_time(PATIENCE, said), say);
+        assert_eq!(heard, Some(Ok("said")));
         let (_silent, said) = oneshot::channel::<()>();
         let began = Instant::now();
         assert_eq!(in_time(PATIENCE, said).await, None, "it is silent");

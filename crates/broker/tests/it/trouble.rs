@@ -166,6 +166,33 @@ async fn what_waits_for_the_store_goes_there_once_it_is_back_also_from_who_ends(
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_fetched_alone_gives_way_to_what_another_has_stored_meanwhile() {
+    let (world, alone, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
+    let other = world.idle().await;
+    let there = other.app(APP).unwrap();
+    let first = read(&alone.broker, &entry).await;
+    world.memory.set_reachable(false);
+    world.sim.foreign_refresh(APP, sim::Issuer::Stable, true).unwrap();
+    let second = alone.broker.report(&entry, None, &first.token, 40001).await.unwrap();
+    assert_eq!(second.generation, 2);
+    world.sim.foreign_refresh(APP, sim::Issuer::Stable, true).unwrap();
+    // While it asks WeChat again, the store comes back, and another process is faster.
+    let slow = Fault::new(FaultKind::LatencyAfter { millis: 4000 });
+    world.sim.set_fault(slow.on("/cgi-bin/stable_token").times(1));
+    let faster = async {
+        world.pass(secs(1)).await;
+        world.memory.set_reachable(true);
+        other.refresh_now(&there, &Actor::System).await.unwrap()
+    };
+    let asking = alone.broker.report(&entry, None, &second.token, 40001);
+    let (third, stored) = tokio::join!(asking, faster);
+    assert!(matches!(stored, Refreshed::New { generation: 2, .. }), "{stored:?}");
+    let third = third.unwrap();
+    assert_eq!((third.generation, &third.token), (2, &read(&other, &there).await.token));
+    assert_eq!(world.state(&third), TokenState::Live);
+}
+
+#[tokio::test(start_paused = true)]
 async fn tickets_are_refreshed_while_the_store_is_away() {
     let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
     replica.broker.ticket(&entry, TicketKind::Jsapi).await.unwrap();
@@ -241,7 +268,10 @@ async fn one_row_that_cannot_be_read_stops_nothing_else() {
     let ahead = ahead(&world).await;
     ahead.add_app(new_app("wxahead", Issuer::Stable), &Actor::System).await.unwrap();
     ahead.revoke_key(&new.id, &Actor::System).await.unwrap();
-    world.pass(secs(2)).await;
+    for _ in 0..20 {
+        world.pass(secs(2) / 20).await;
+        assert!(server.broker.reaches_store(), "the store is not taken for being away");
+    }
     assert!(server.broker.authenticate(new.expose()).is_err(), "a revoked key is refused");
     assert!(server.broker.app("wxahead").is_none());
     assert!(server.broker.counters().read().unreadable_rows > 0);
