@@ -151,7 +151,8 @@ async fn what_waits_for_the_store_goes_there_once_it_is_back_also_from_who_ends(
     for ends in [true, false] {
         let (world, replica, entry) = World::with_app(Backend::Memory, Issuer::Stable).await;
         world.memory.set_reachable(false);
-        world.pass(secs(7100)).await;
+        // Between two looks at whether the store is back.
+        world.pass(secs(7100) + secs(1) / 3).await;
         assert_eq!(read(&replica.broker, &entry).await.generation, 2);
         world.memory.set_reachable(true);
         if ends {
