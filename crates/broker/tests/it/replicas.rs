@@ -543,11 +543,17 @@ async fn without_leases_a_token_is_read_again_before_it_is_fetched() {
 
 #[tokio::test(start_paused = true)]
 async fn who_has_no_leases_keeps_nobody_else_from_minting() {
-    let (world, one, entry) = World::with_app(Backend::Memory, Issuer::Classic).await;
-    let first = read(&one.broker, &entry).await;
+    let world = World::new(Backend::Memory).await;
+    world.add_app(&world.idle().await, APP, Issuer::Classic).await;
     let store = Arc::new(world.memory.clone());
     let two = world.replica_on(store, Arc::new(Away)).await;
     let there = two.broker.app(APP).unwrap();
+    world.pass(secs(1)).await;
+    let refused = two.broker.token(&there, None, Duration::ZERO).await;
+    assert!(refused.is_err(), "it has tried, and may not mint: {refused:?}");
+    let one = world.replica().await;
+    let entry = one.broker.app(APP).unwrap();
+    let first = read(&one.broker, &entry).await;
     for generation in 2..5 {
         world.pass(first.expires_in - secs(200)).await;
         for (broker, entry) in [(&one.broker, &entry), (&two.broker, &there)] {
