@@ -306,8 +306,7 @@ fn one_token_each(done: &Done, troubles: &[Trouble], chance: &Chance) {
     let mut known: HashMap<_, &String> = HashMap::new();
     for ((app, generation, token, node), seen) in &done.tokens {
         let disturbed = troubles.iter().any(|it| {
-            // The connections of one that is stopped may end meanwhile.
-            (it.what.keeps_from_store(*node) || it.what == What::Stopped(*node))
+            it.what.keeps_from_store(*node)
                 && it.from <= seen.first
                 && seen.first <= it.until + RECOVERED
         });
